@@ -1,0 +1,90 @@
+"""Neural differential equations in PyTorch: solve them, differentiate them, compose them into models."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+#: Public names by the module that holds them; each is imported at its first use, so that the command answers before
+#: torch is loaded.
+_HOMES = {
+    "pathline._structure": ("time_like",),
+    "pathline.controllers": ("PID", "FixedStep", "Grid"),
+    "pathline.gradients": ("GRADIENTS", "Adjoint", "Backprop", "Checkpointed"),
+    "pathline.loop": ("Hooks",),
+    "pathline.models": ("NeuralODE", "ResNet", "load", "save"),
+    "pathline.saving": ("Save",),
+    "pathline.sensitivities": ("sensitivity",),
+    "pathline.solution": ("Solution",),
+    "pathline.solvers": ("METHODS",),
+    "pathline.solving": ("solve",),
+    "pathline.stats": ("Stats",),
+    "pathline.status": ("MaxStepsError", "NonFiniteError", "SolveError", "Status", "StepSizeUnderflow"),
+    "pathline.tableaus": ("Tableau",),
+    "pathline.terms": ("ODE", "Term"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_ROOMS = ("controls", "data", "experiments", "fields", "models", "nets", "plotting", "testing", "train")
+
+if TYPE_CHECKING:
+    from pathline._structure import time_like
+    from pathline.controllers import PID, FixedStep, Grid
+    from pathline.gradients import GRADIENTS, Adjoint, Backprop, Checkpointed
+    from pathline.loop import Hooks
+    from pathline.models import NeuralODE, ResNet, load, save
+    from pathline.saving import Save
+    from pathline.sensitivities import sensitivity
+    from pathline.solution import Solution
+    from pathline.solvers import METHODS
+    from pathline.solving import solve
+    from pathline.stats import Stats
+    from pathline.status import MaxStepsError, NonFiniteError, SolveError, Status, StepSizeUnderflow
+    from pathline.tableaus import Tableau
+    from pathline.terms import ODE, Term
+
+__all__ = [
+    "GRADIENTS",
+    "METHODS",
+    "ODE",
+    "PID",
+    "Adjoint",
+    "Backprop",
+    "Checkpointed",
+    "FixedStep",
+    "Grid",
+    "Hooks",
+    "MaxStepsError",
+    "NeuralODE",
+    "NonFiniteError",
+    "ResNet",
+    "Save",
+    "Solution",
+    "SolveError",
+    "Stats",
+    "Status",
+    "StepSizeUnderflow",
+    "Tableau",
+    "Term",
+    "load",
+    "save",
+    "sensitivity",
+    "solve",
+    "time_like",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(import_module(_HOME[name]), name)
+    elif name in _ROOMS:
+        value = import_module(f"pathline.{name}")
+    else:
+        raise AttributeError(f"module 'pathline' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME, *_ROOMS})

@@ -1,0 +1,155 @@
+"""How a nested state lies in one tensor: solvers see plain tensors, fields see the user's structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+class Structure:
+    """The shape of a state: a tensor stays as it is, a tuple, named tuple, dict or nesting of them becomes one vector.
+
+    Args:
+        example: the state; its leaves are tensors of one dtype on one device.
+
+    Raises:
+        TypeError: a leaf is no tensor, is not floating or complex, or the leaves disagree in dtype or device.
+    """
+
+    def __init__(self, example: Any) -> None:
+        leaves, self.spec = pytree.tree_flatten(example)
+        self.plain = isinstance(example, Tensor)
+        if not leaves:
+            raise TypeError(f"`y0` holds no tensor; it is {example!r}. Pass a tensor, or a tuple or dict of tensors.")
+        for leaf in leaves:
+            _check_leaf(leaf)
+        first = leaves[0]
+        for leaf in leaves[1:]:
+            if leaf.dtype != first.dtype or leaf.device != first.device:
+                raise TypeError(
+                    f"`y0`: all tensors of a state share dtype and device; found {first.dtype} on {first.device} and "
+                    f"{leaf.dtype} on {leaf.device}. Convert with .to({first.dtype})."
+                )
+        self.shapes = [leaf.shape for leaf in leaves]
+        self.sizes = [leaf.numel() for leaf in leaves]
+
+    def ravel(self, state: Any, what: str = "`f`") -> Tensor:
+        """One tensor out of a state of this structure."""
+        if self.plain:
+            return state
+        leaves, spec = pytree.tree_flatten(state)
+        if spec != self.spec:
+            raise TypeError(f"{what} returned {_describe(state)} for a state of structure {self}. Return the same kind.")
+        for leaf, shape in zip(leaves, self.shapes, strict=True):
+            if not isinstance(leaf, Tensor) or leaf.shape != shape:
+                raise ValueError(f"{what} returned {_describe(state)} for a state of structure {self}.")
+        return torch.cat([leaf.reshape(-1) for leaf in leaves])
+
+    def unravel(self, flat: Tensor) -> Any:
+        """The state from one tensor; leading dimensions (times) stay in front of every leaf."""
+        if self.plain:
+            return flat
+        lead = flat.shape[:-1]
+        parts = flat.split(self.sizes, dim=-1)
+        return pytree.tree_unflatten(
+            [part.reshape(*lead, *shape) for part, shape in zip(parts, self.shapes, strict=True)], self.spec
+        )
+
+    def ravel_rows(self, rows: Any) -> Tensor:
+        """``(n, *state)`` out of a structure whose leaves are ``(n, *shape)``."""
+        if self.plain:
+            return rows
+        leaves = pytree.tree_leaves(rows)
+        return torch.cat([leaf.reshape(len(leaf), -1) for leaf in leaves], dim=1)
+
+    def broadcast(self, value: Any, like: Tensor, name: str) -> float | Tensor:
+        """A tolerance for every element: a number, a tensor that broadcasts to the state, or a structure of them."""
+        if isinstance(value, int | float):
+            return float(value)
+        if self.plain and isinstance(value, Tensor):
+            return _broadcast(value.to(like), like.shape, name)
+        try:
+            values = pytree.tree_leaves(value) if not self.plain else []
+        except (TypeError, ValueError):
+            values = []
+        if len(values) != len(self.shapes):
+            raise ValueError(
+                f"`{name}` is a number, a tensor that broadcasts to the state, or a structure like `y0` ({self}); "
+                f"it is {_describe(value)}."
+            )
+        tensors = [torch.as_tensor(v, dtype=_real(like.dtype), device=like.device) for v in values]
+        pairs = zip(tensors, self.shapes, strict=True)
+        return torch.cat([_broadcast(v, shape, name).expand(shape).reshape(-1) for v, shape in pairs])
+
+    def __repr__(self) -> str:
+        return _describe(pytree.tree_unflatten([torch.empty(s, device="meta") for s in self.shapes], self.spec))
+
+
+def time_like(t: Tensor, leaf: Tensor) -> Tensor:
+    """The time as a channel: ``t`` expanded to ``leaf`` with its last dimension replaced by one.
+
+    Works on both clocks: ``t`` is 0-d, or ``(batch,)`` or ``(batch, 1, ..., 1)`` for one clock a sample. *Stable.*
+
+    Args:
+        t: the time that the field received.
+        leaf: a tensor ``(*batch, channels)`` of the state.
+
+    Returns:
+        ``(*batch, 1)``, in the dtype of ``leaf``.
+
+    Example:
+        >>> import torch, pathline
+        >>> pathline.time_like(torch.tensor(0.5), torch.zeros(3, 2)).shape
+        torch.Size([3, 1])
+    """
+    shape = (*leaf.shape[:-1], 1)
+    return t.reshape(t.shape[:1] + (1,) * (leaf.dim() - 1) if t.dim() else (1,) * leaf.dim()).to(leaf.dtype).expand(shape)
+
+
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of times for a state: real, at least float32."""
+    real = _real(dtype)
+    return real if real in (torch.float32, torch.float64) else torch.float32
+
+
+def host(t: float | Tensor) -> float:
+    """A time as a Python float."""
+    return t.item() if isinstance(t, Tensor) else t
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return torch.empty((), dtype=dtype, device="meta").real.dtype if dtype.is_complex else dtype
+
+
+def _check_leaf(leaf: Any) -> None:
+    if not isinstance(leaf, Tensor):
+        raise TypeError(f"`y0` is a tensor, or a tuple or dict of tensors; found {type(leaf).__name__} {leaf!r}.")
+    if not (leaf.is_floating_point() or leaf.is_complex()):
+        raise TypeError(f"`y0` is floating or complex; it has dtype {leaf.dtype}. Pass y0.float() or y0.double().")
+
+
+def _broadcast(value: Tensor, shape: Iterable[int], name: str) -> Tensor:
+    shape = torch.Size(shape)
+    try:
+        matches = torch.broadcast_shapes(value.shape, shape) == shape
+    except RuntimeError:
+        matches = False
+    if not matches:
+        raise ValueError(f"`{name}` of shape {tuple(value.shape)} does not broadcast to the state's {tuple(shape)}.")
+    return value
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"Tensor{tuple(value.shape)}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_describe(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        inner = ", ".join(map(_describe, value))
+        name = type(value).__name__
+        return f"({inner})" if name == "tuple" else f"[{inner}]" if name == "list" else f"{name}({inner})"
+    return type(value).__name__

@@ -1,0 +1,391 @@
+"""Controllers: how long the next step is, and whether the last one counts.
+
+A controller is a frozen description. For each solve it makes a clock, which proposes the end of the next step and judges
+the step that came back. Times are Python floats in double precision whatever the dtype of the state; a clock for fixed
+steps may hold 0-d tensors instead, where derivatives with respect to times are wanted.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from pathline._structure import host
+from pathline.status import Status
+
+if TYPE_CHECKING:
+    from pathline.solvers.base import Solver, Step
+    from pathline.terms import Bound, Time
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a clock is told about its solve."""
+
+    term: Bound
+    solver: Solver
+    times: Sequence[Time]
+    rtol: float | Tensor
+    atol: float | Tensor
+
+
+class Clock(Protocol):
+    """The time of one solve: the loop asks for the next end, makes the step, and asks for a verdict.
+
+    Attributes:
+        measures: whether a verdict has looked at the step, so that an infinite or NaN state cannot pass.
+    """
+
+    t: Time
+    done: bool
+    failure: Status | None
+    measures: bool
+
+    def propose(self) -> Time:
+        """The end of the next step."""
+        ...
+
+    def judge(self, y0: Tensor, step: Step) -> bool:
+        """Whether the step counts; moves the time on if it does."""
+        ...
+
+    def sided(self, term: Bound) -> Bound:
+        """The term as this step may see it: next to a jump, its own side only."""
+        ...
+
+
+class Controller(Protocol):
+    """Makes the clock of a solve.
+
+    Attributes:
+        exact_times: whether the steps are a function of the requested times, so that derivatives with respect to these
+            are those of the discrete map; else they are continuous, ``dL/dt_i = <g_i, f(t_i, y_i)>``.
+    """
+
+    @property
+    def exact_times(self) -> bool: ...
+    def clock(self, setting: Setting, y0: Tensor, args: Any, carry: Any) -> Clock: ...
+
+
+# --- fixed steps -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FixedStep:
+    """``N = ceil(|t1 - t0| / dt)`` equal steps, so that the last one ends on ``t1`` exactly.
+
+    Args:
+        dt: the longest step, positive, in units of time.
+
+    Raises:
+        ValueError: ``dt`` is not a positive number.
+    """
+
+    dt: float
+    exact_times: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.dt, int | float) and 0 < self.dt < math.inf):
+            raise ValueError(f"`dt` is a positive number; it is {self.dt!r}. The sign of time follows from `t`.")
+
+    def clock(self, setting: Setting, y0: Tensor, args: Any, carry: Any) -> GridClock:
+        """A clock over the equal steps."""
+        t0, t1 = setting.times[0], setting.times[-1]
+        # A span in float32 may exceed the intended number of steps by rounding: 0.3 / 0.1 is 3, not 4.
+        n = math.ceil(abs(host(t1) - host(t0)) / self.dt * (1 - 1e-6))
+        return GridClock(n, lambda k: t0 if k == 0 else t1 if k == n else t0 + (t1 - t0) * (k / n))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Steps between given times.
+
+    Args:
+        times: the ends of the steps, monotone, from the first requested time to the last; None takes the requested
+            times themselves.
+    """
+
+    times: Sequence[float] | Tensor | None = None
+
+    @property
+    def exact_times(self) -> bool:
+        """True where the requested times are the grid."""
+        return self.times is None
+
+    def clock(self, setting: Setting, y0: Tensor, args: Any, carry: Any) -> GridClock:
+        """A clock over the given times."""
+        if self.times is None:
+            times = distinct(setting.times)
+            return GridClock(len(times) - 1, times.__getitem__)
+        grid = [float(t) for t in self.times]
+        first, last = host(setting.times[0]), host(setting.times[-1])
+        sign = math.copysign(1.0, last - first)
+        rising = all((b - a) * sign > 0 for a, b in zip(grid, grid[1:], strict=False))
+        if len(grid) < 2 or not rising or grid[0] != first or grid[-1] != last:
+            raise ValueError(
+                f"`Grid(times)` runs strictly from the first requested time to the last, {first:g} to {last:g}; "
+                f"it has {len(grid)} times{f' from {grid[0]:g} to {grid[-1]:g}' if grid else ''}."
+            )
+        return GridClock(len(grid) - 1, grid.__getitem__)
+
+
+def distinct(times: Sequence[Time]) -> list[Time]:
+    """The times without repeats."""
+    return [t for i, t in enumerate(times) if i == 0 or host(t) != host(times[i - 1])]
+
+
+class GridClock:
+    """Fixed steps: every step counts.
+
+    Args:
+        steps: their number.
+        at: ``at(k)``, the time before step ``k``; a tensor where derivatives with respect to times are wanted.
+    """
+
+    failure = None
+    measures = False
+
+    def __init__(self, steps: int, at: Callable[[int], Time]) -> None:
+        self.steps, self.at = steps, at
+        self.index = 0
+        self.t = at(0)
+        self.done = steps == 0
+
+    def propose(self) -> Time:
+        """The end of the next step."""
+        self.target = self.at(self.index + 1)
+        return self.target
+
+    def judge(self, y0: Tensor, step: Step) -> bool:
+        """Every step counts."""
+        self.index += 1
+        self.t = self.target
+        self.done = self.index == self.steps
+        return True
+
+    def sided(self, term: Bound) -> Bound:
+        """Fixed steps know no jumps."""
+        return term
+
+
+# --- adaptive steps ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PID:
+    """Step sizes from the error estimate.
+
+    With the error ratio ``r_n = |error / (atol + rtol max(|y0|, |y1|))|`` (a step counts when ``r_n <= 1``) and
+    ``k = embedded order + 1`` the next step is ``h safety r_n^(-(p+i+d)/k) r_(n-1)^((p+2d)/k) r_(n-2)^(-d/k)``, within
+    ``[shrink, grow]`` times the last. *Stable.*
+
+    Args:
+        first_step: the first step, positive; by default Hairer's rule, which costs one evaluation.
+        min_step: a tolerance that asks for less is a failure (with ``force_min_step`` such a step counts all the same).
+        max_step: no step is longer.
+        norm: maps the scaled error, in the structure of the state, to a number; by default the root mean square.
+        must_hit: times at which a step must end.
+        jumps: times at which the field jumps: a step ends there, the next one starts afresh, and no stage sees the
+            other side.
+        p, i, d: proportional, integral, derivative part; (0, 1, 0) is the classical controller, (0.4, 0.3, 0) a PI
+            controller for fields that are nearly stiff.
+        safety, shrink, grow: safety factor, and the limits of the change of a step.
+        force_min_step: accept steps of ``min_step`` whatever their error.
+
+    Raises:
+        ValueError: a step is not positive, or ``min_step > max_step``.
+
+    References:
+        Hairer, Norsett, Wanner (1993), Solving Ordinary Differential Equations I, II.4; Soederlind (2003), Digital
+        filters in adaptive time-stepping.
+    """
+
+    first_step: float | None = None
+    min_step: float | None = None
+    max_step: float | None = None
+    norm: Callable[[Any], Tensor | float] | None = None
+    must_hit: Sequence[float] | Tensor | None = None
+    jumps: Sequence[float] | Tensor | None = None
+    p: float = 0.0
+    i: float = 1.0
+    d: float = 0.0
+    safety: float = 0.9
+    shrink: float = 0.2
+    grow: float = 10.0
+    force_min_step: bool = False
+    exact_times: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name in ("first_step", "min_step", "max_step"):
+            value = getattr(self, name)
+            if value is not None and not float(value) > 0:
+                raise ValueError(f"`{name}` is positive; it is {value!r}. The sign of time follows from `t`.")
+        if self.min_step is not None and self.max_step is not None and self.min_step > self.max_step:
+            raise ValueError(f"`min_step` is at most `max_step`; they are {self.min_step} and {self.max_step}.")
+        if not (0 < self.safety <= 1 and 0 < self.shrink < 1 < self.grow):
+            raise ValueError(
+                "`safety` lies in (0, 1], `shrink` in (0, 1), `grow` above 1; "
+                f"they are {self.safety}, {self.shrink}, {self.grow}."
+            )
+        if isinstance(self.jumps, Tensor) and self.jumps.requires_grad:
+            raise ValueError("`jumps` requires grad, and gradients to the times of jumps are not offered: detach it.")
+
+    def clock(self, setting: Setting, y0: Tensor, args: Any, carry: Any) -> PIDClock:
+        """The clock of one solve."""
+        return PIDClock(self, setting, y0, args, carry)
+
+
+class PIDClock:
+    """Adaptive steps on one shared clock of host floats."""
+
+    measures = True
+
+    def __init__(self, config: PID, setting: Setting, y0: Tensor, args: Any, carry: Any) -> None:
+        self.config, self.setting = config, setting
+        self.t, self.end = host(setting.times[0]), host(setting.times[-1])
+        self.sign = 1.0 if self.end >= self.t else -1.0
+        self.done = self.t == self.end
+        self.failure: Status | None = None
+        self.jumps = self._inside(config.jumps)
+        self.stops = sorted({*self.jumps, *self._inside(config.must_hit), self.end}, key=self._ahead)
+        self.exponent = 1.0 / ((setting.solver.embedded_order or 0) + 1)
+        self.ratios = [1.0, 1.0]
+        self.max_step = float(config.max_step or math.inf)
+        self.min_step = float(config.min_step or 0.0)
+        self.rejected = False
+        self.target = self.t
+        self.start = self.t
+        self.dt = 0.0 if self.done else min(self._first_step(y0, args, carry), self.max_step)
+
+    def _ahead(self, t: float) -> float:
+        return t * self.sign
+
+    def _inside(self, times: Sequence[float] | Tensor | None) -> list[float]:
+        found = [] if times is None else [float(t) for t in times]
+        return [t for t in found if 0 < (t - self.t) * self.sign < (self.end - self.t) * self.sign]
+
+    # --- proposing
+
+    def propose(self) -> float:
+        """The end of the next step: the stop ahead, or a step of the chosen length."""
+        stop = self.stops[bisect_right(self.stops, self._ahead(self.t), key=self._ahead)]
+        left = abs(stop - self.t)
+        # Within a hundredth of the stop the step is stretched to it: a sliver would cost as much as a step.
+        self.target = stop if self.dt >= left * 0.99 else self.t + self.sign * self.dt
+        return self.target
+
+    def sided(self, term: Bound) -> Bound:
+        """Next to a jump the term sees its own side only."""
+        if not self.jumps or not (self.t in self.jumps or self.target in self.jumps):
+            return term
+        inside = {
+            end: _towards(end, other, term.dtype) if end in self.jumps else end
+            for end, other in ((self.t, self.target), (self.target, self.t))
+        }
+        return term.between(min(inside.values()), max(inside.values()))
+
+    # --- judging
+
+    def judge(self, y0: Tensor, step: Step) -> bool:
+        """Compare the error estimate with the tolerance, and choose the next length."""
+        config = self.config
+        h = abs(self.target - self.t)
+        ratio = math.inf if step.failed else self._ratio(y0, step)
+        forced = config.force_min_step and h <= self.min_step * (1 + 1e-9) and math.isfinite(ratio)
+        if not (ratio <= 1.0 or forced):
+            return self._reject(h, ratio)
+        factor = self._factor(ratio)
+        self.ratios = [self.ratios[1], max(ratio, 1e-10)]
+        if self.rejected:
+            factor = min(factor, 1.0)
+        # A step that a stop cut short says little: the length before the cut stands.
+        grown = h * factor if h >= self.dt * 0.99 else max(h * factor, min(self.dt, h * config.grow))
+        self.dt = min(max(grown, self.min_step), self.max_step)
+        self.rejected = False
+        self.t = self.target
+        self.done = self.t == self.end
+        return True
+
+    def _reject(self, h: float, ratio: float) -> bool:
+        config = self.config
+        finite = math.isfinite(ratio)
+        factor = min(max(self._power(ratio), config.shrink), 1.0) if finite else config.shrink
+        floor = max(self.min_step, 10 * math.ulp(self.t))
+        if h <= floor * (1 + 1e-9):
+            self.failure = Status.STEP_UNDERFLOW if finite else Status.NON_FINITE
+        self.dt = max(h * min(factor, 0.999), floor)
+        self.rejected = True
+        return False
+
+    def _power(self, ratio: float) -> float:
+        """The factor of the integral part alone: what a rejected step is shrunk by."""
+        return self.config.safety * ratio**-self.exponent
+
+    def _factor(self, ratio: float) -> float:
+        config, k = self.config, self.exponent
+        before, last = self.ratios
+        if ratio == 0.0:
+            return config.grow
+        factor = config.safety * ratio ** -((config.p + config.i + config.d) * k)
+        factor *= last ** ((config.p + 2 * config.d) * k) * before ** -(config.d * k)
+        return min(max(factor, config.shrink), config.grow)
+
+    def _ratio(self, y0: Tensor, step: Step) -> float:
+        error = step.error
+        if error is None:
+            return 0.0
+        with torch.no_grad():
+            return self._norm(error / self._scale(y0, step.y1))
+
+    def _scale(self, y0: Tensor, y1: Tensor) -> Tensor:
+        setting = self.setting
+        scale = torch.maximum(y0.abs(), y1.abs()).mul_(setting.rtol).add_(setting.atol)
+        if isinstance(setting.atol, Tensor) or setting.atol == 0.0:
+            scale.clamp_min_(torch.finfo(scale.dtype).tiny)  # no tolerance at zero: 0/0 must not read as failure
+        return scale
+
+    def _norm(self, scaled: Tensor) -> float:
+        if self.config.norm is not None:
+            return float(self.config.norm(self.setting.term.structure.unravel(scaled)))
+        n = scaled.numel()
+        return torch.linalg.vector_norm(scaled).item() / math.sqrt(n) if n else 0.0
+
+    # --- the first step
+
+    def _first_step(self, y0: Tensor, args: Any, carry: Any) -> float:
+        span = abs(self.end - self.t)
+        if self.config.first_step is not None:
+            return min(float(self.config.first_step), span)
+        setting = self.setting
+        with torch.no_grad():
+            term = setting.term
+            f0 = carry.detach() if setting.solver.carries_slope else term.rate(self.t, y0, args)
+            scale = self._scale(y0, y0)
+            d0, d1 = self._norm(y0 / scale), self._norm(f0 / scale)
+            if not math.isfinite(d1):
+                return span  # the first step finds out, and reports it
+            h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+            h0 = min(h0, span)
+            f1 = term.rate(self.t + self.sign * h0, y0 + (self.sign * h0) * f0, args)
+            d2 = self._norm((f1 - f0) / scale) / h0
+        steepest = max(d1, d2)
+        if not math.isfinite(steepest):
+            return h0
+        h1 = max(1e-6, h0 * 1e-3) if steepest <= 1e-15 else (0.01 / steepest) ** self.exponent
+        return min(100 * h0, h1, span)
+
+
+def _towards(t: float, other: float, dtype: torch.dtype) -> float:
+    """The neighbour of ``t`` in ``dtype`` on the side of ``other``."""
+    here = torch.tensor(t, dtype=torch.float64)
+    neighbour = here.to(dtype)
+    goal = torch.tensor(other, dtype=dtype)
+    while (neighbour - t) * math.copysign(1.0, other - t) <= 0:
+        neighbour = torch.nextafter(neighbour, goal)
+    return neighbour.item()

@@ -1,0 +1,84 @@
+"""From an experiment and its options to a finished run folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pathline.experiments.registry import Experiment
+from pathline.train.folders import new_folder, point_to
+
+__all__ = ["RUNS", "Options", "launch"]
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out, beside what the experiment's own configuration says.
+
+    Attributes are those of :class:`pathline.train.Run`, with ``out`` for a folder of one's own choice.
+    """
+
+    preset: str = "default"
+    seed: int = 0
+    device: str = "auto"
+    out: Path | None = None
+    max_time: float | None = None
+    on_solve_failure: str = "stop"
+    precision: str = "32-true"
+    devices: int = 1
+    quiet: bool = False
+    resumed: bool = False
+    replay: Path | None = None
+
+
+def launch(experiment: Experiment, config: Any = None, options: Options | None = None) -> tuple[Path, Mapping[str, Any]]:
+    """Run an experiment.
+
+    Args:
+        experiment: As :func:`pathline.experiments.find` gives it.
+        config: Its configuration; the preset's if left out.
+        options: Seed, device, folder and so on.
+
+    Returns:
+        The run folder, and the results as they stand in ``metrics.json``.
+
+    Raises:
+        FileExistsError: Where ``out`` already holds a run.
+        KeyboardInterrupt: After Ctrl-C, when checkpoint and report are written.
+    """
+    from pathline.train.run import Run
+
+    options = options or Options()
+    if config is None:
+        config = experiment.config(options.preset)
+    folder = _folder(experiment, options)
+    run = Run(
+        experiment.name, config, folder=folder, preset=options.preset, seed=options.seed, device=options.device,
+        expected=experiment.expected, about=experiment.about, changed=experiment.changed(config, options.preset),
+        max_time=options.max_time, on_solve_failure=options.on_solve_failure, resumed=options.resumed,
+        replay=options.replay, precision=options.precision, devices=options.devices, quiet=options.quiet,
+    )  # fmt: skip
+    if run.writes and run.folder.parent.resolve() == RUNS.resolve():
+        point_to(run.folder)
+    return run.folder, run.carry_out(experiment)
+
+
+def _folder(experiment: Experiment, options: Options) -> Path:
+    if options.out is None:
+        return new_folder(RUNS, experiment.name) if _is_first() else RUNS
+    if not options.resumed and options.replay is None and (options.out / "config.yaml").exists():
+        raise FileExistsError(
+            f"{options.out} already holds a run. Choose another `--out`, or go on with it: pathline run {experiment.name} "
+            f"--resume {options.out}"
+        )
+    return options.out
+
+
+def _is_first() -> bool:
+    """Whether this process chooses the folder: the others, started by a launcher, are told by the first."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0

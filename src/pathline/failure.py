@@ -1,0 +1,102 @@
+"""Why a solve failed, in words: which, where, how stiff it looks, and what to try."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pathline.loop import Problem, Result
+from pathline.status import Status
+
+
+def explain(problem: Problem, result: Result, args: Any) -> str:
+    """The message of a failed solve."""
+    stats = problem.stats
+    where = _where(problem, result)
+    count = f"{stats.steps} steps, {stats.accepted} accepted"
+    tail = f"The solution up to t = {result.t1:g} is in `error.solution`."
+    if result.status is Status.NON_FINITE:
+        cause = _non_finite(problem, result, args)
+        return f"{cause}{where}, after t = {result.t1:g} ({count}). {_cure_non_finite(problem)} {tail}"
+    stiffness = _stiffness(problem, result, args)
+    looks = f", and the field looks stiff (|J| about {stiffness:.0e})" if _stiff(problem, result, stiffness) else ""
+    if result.status is Status.MAX_STEPS:
+        return (
+            f"`max_steps` = {problem.max_steps} was reached at t = {result.t1:g} of {problem.times[-1]:g} ({count}){looks}. "
+            f"Raise max_steps, or loosen the tolerance{_tolerances(problem)}. {tail}"
+        )
+    return (
+        f"The step size fell below its least value at t = {result.t1:g}{where} after {count}{looks}. "
+        f"The solution may be singular there, or the tolerance too tight for {_dtype(result.y1)}: loosen it"
+        f"{_tolerances(problem)}, or use float64. {tail}"
+    )
+
+
+def _dtype(y: Tensor) -> str:
+    return str(y.dtype).removeprefix("torch.")
+
+
+def _tolerances(problem: Problem) -> str:
+    values = (problem.rtol, problem.atol)
+    if not problem.solver.adaptive or any(isinstance(x, Tensor) for x in values):
+        return ""
+    return f" (now rtol={values[0]:g}, atol={values[1]:g})"
+
+
+def _where(problem: Problem, result: Result) -> str:
+    """The sample and component at which the failed step was worst."""
+    suspect = result.suspect
+    if suspect is None or not suspect.numel() or suspect.dim() == 0:
+        return ""
+    size = suspect.detach().abs().flatten()
+    worst = (~torch.isfinite(size)).float() if not bool(torch.isfinite(size).all()) else size
+    index = int(worst.argmax())
+    if not problem.structure.plain:
+        return f" (element {index} of the flattened state)"
+    place = torch.unravel_index(torch.tensor(index), suspect.shape)
+    if suspect.dim() == 1:
+        return f" (component {int(place[0])})"
+    inner = [int(i) for i in place[1:]]
+    return f" (sample {int(place[0])}, component {inner[0] if len(inner) == 1 else tuple(inner)})"
+
+
+def _non_finite(problem: Problem, result: Result, args: Any) -> str:
+    """Whether the field itself is the culprit where the solution still is finite."""
+    with torch.no_grad():
+        dy = problem.term.rate(result.t1, result.y1, args) if problem.solver.needs == "rate" else None
+    if dy is not None and not bool(torch.isfinite(dy).all()):
+        kind = "NaN" if bool(torch.isnan(dy).any()) else "infinite"
+        return f"`f` returned {kind} values for a finite state"
+    return "The solution became infinite or NaN"
+
+
+def _cure_non_finite(problem: Problem) -> str:
+    if problem.solver.adaptive:
+        return "Look at the field there; a solution that blows up ends at its singularity."
+    return 'Fixed steps may be too long for this field: set a smaller `dt`, or an adaptive method such as "tsit5".'
+
+
+def _stiffness(problem: Problem, result: Result, args: Any) -> float:
+    """The largest stretching of the field around the last state, by a few power iterations on differences."""
+    if problem.solver.needs != "rate" or not result.y1.numel():
+        return 0.0
+    with torch.no_grad():
+        y = result.y1.detach()
+        f = problem.term.rate(result.t1, y, args)
+        eps = torch.finfo(y.dtype).eps ** 0.5 * (1.0 + float(torch.linalg.vector_norm(y)))
+        direction, growth = torch.ones_like(y), 0.0
+        for _ in range(4):
+            direction = direction / torch.linalg.vector_norm(direction).clamp_min(1e-30)
+            change = (problem.term.rate(result.t1, y + eps * direction, args) - f) / eps
+            growth = float(torch.linalg.vector_norm(change))
+            if not 0 < growth < float("inf"):
+                return 0.0
+            direction = change
+    return growth
+
+
+def _stiff(problem: Problem, result: Result, growth: float) -> bool:
+    """Many stable steps' worth of the fastest mode lie in the span."""
+    return growth * abs(problem.times[-1] - problem.times[0]) > 1e3

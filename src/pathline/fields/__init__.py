@@ -1,0 +1,10 @@
+"""Rates as modules, ``(t, y) -> dy``. A field never solves anything."""
+
+from __future__ import annotations
+
+from pathline.fields.coordinates import LogCoordinates
+from pathline.fields.mlp import MLP
+from pathline.fields.population import LotkaVolterra, PredatorPrey
+from pathline.fields.time import WithTime, time_channel, with_time
+
+__all__ = ["MLP", "LogCoordinates", "LotkaVolterra", "PredatorPrey", "WithTime", "time_channel", "with_time"]

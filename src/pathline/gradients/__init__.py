@@ -1,0 +1,34 @@
+"""How a solve is differentiated."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pathline.gradients.adjoint import Adjoint
+from pathline.gradients.backprop import Backprop
+from pathline.gradients.base import Gradient, Kept
+from pathline.gradients.checkpointed import Checkpointed
+
+__all__ = ["GRADIENTS", "Adjoint", "Backprop", "Checkpointed", "Gradient", "Kept", "find_gradient"]
+
+#: Every gradient by its name.
+GRADIENTS: dict[str, Any] = {"backprop": Backprop(), "checkpointed": Checkpointed(), "adjoint": Adjoint()}
+
+
+def find_gradient(gradient: str | Gradient) -> Gradient:
+    """The gradient for a name, or the object itself.
+
+    Raises:
+        ValueError: no gradient has this name.
+        TypeError: neither a name nor a gradient.
+    """
+    if isinstance(gradient, str):
+        if gradient in GRADIENTS:
+            return GRADIENTS[gradient]
+        close = difflib.get_close_matches(gradient, GRADIENTS, n=1)
+        hint = f' Did you mean "{close[0]}"?' if close else ""
+        raise ValueError(f'No gradient is called "{gradient}".{hint} The others: {", ".join(GRADIENTS)}.')
+    if callable(getattr(gradient, "solve", None)) and not isinstance(gradient, type):
+        return gradient
+    raise TypeError(f"`gradient` is a name or a Gradient object such as pathline.Adjoint(); it is {gradient!r}.")

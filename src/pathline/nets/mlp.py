@@ -1,0 +1,116 @@
+"""The multilayer perceptron."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pathline.nets.activations import ACTIVATIONS, Activation, check_activation, gain
+
+
+class MLP(nn.Module):
+    r"""A multilayer perceptron over the last dimension. *Maturing.*
+
+    $$x_{k+1} = \phi(W_k x_k + b_k), \qquad \mathrm{MLP}(x) = W_n x_n + b_n$$
+
+    With ``init="matched"`` the weights keep the variance of the signal for whatever activation is used (He et al. for
+    ReLU); the biases are those of ``nn.Linear``, so that the units of a network with one input differ in position too.
+
+    Args:
+        inputs: Size of the last dimension of ``x``.
+        outputs: Size of the last dimension of the result.
+        hidden: Width of each hidden layer; one number means one hidden layer, ``()`` none.
+        activation: A name (``"tanh"``, ``"silu"``, ...), a function of a tensor, a module (shared by all layers), or a
+            module class (one object a layer).
+        bias: Whether the layers have biases.
+        init: ``"matched"``, or ``"torch"`` for the initialisation of ``nn.Linear``.
+        output_scale: Factor on the initial weights and bias of the last layer; with 0 the network starts as zero.
+        dtype: Type of the parameters.
+        device: Device of the parameters.
+
+    Raises:
+        ValueError: A size is not positive, or no activation or initialisation has this name.
+
+    Example:
+        >>> import torch
+        >>> from pathline.nets import MLP
+        >>> MLP(2, 1, hidden=(64, 64), activation="silu")(torch.zeros(7, 2)).shape
+        torch.Size([7, 1])
+
+    References:
+        K. He, X. Zhang, S. Ren, J. Sun (2015), Delving deep into rectifiers.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        hidden: int | Sequence[int] = (64, 64),
+        *,
+        activation: Activation = "tanh",
+        bias: bool = True,
+        init: Literal["matched", "torch"] = "matched",
+        output_scale: float = 1.0,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.inputs, self.outputs = inputs, outputs
+        self.hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+        self.bias, self.init, self.output_scale = bias, init, output_scale
+        sizes = _checked_sizes(inputs, outputs, self.hidden)
+        check_activation(activation)
+        self.activation = activation
+        self.layers = nn.ModuleList(
+            nn.Linear(a, b, bias=bias, dtype=dtype, device=device) for a, b in itertools.pairwise(sizes)
+        )
+        if isinstance(activation, type):
+            self.activations = nn.ModuleList(activation().to(device, dtype) for _ in self.hidden)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
+        if self.init not in ("matched", "torch"):
+            raise ValueError(f'`init` is "matched" or "torch", but {self.init!r} came.')
+        functions = [None, *self._functions()]
+        for layer, function in zip(self.layers, functions, strict=True):
+            layer.reset_parameters()
+            if self.init == "matched":
+                factor = 1.0 if function is None else gain(function)
+                nn.init.normal_(layer.weight, std=factor / math.sqrt(layer.in_features))
+        last = self.layers[-1]
+        with torch.no_grad():
+            for parameter in last.parameters():
+                parameter.mul_(self.output_scale)
+
+    def _functions(self) -> list[Callable[[Tensor], Tensor]]:
+        """The activation after each hidden layer."""
+        if isinstance(self.activation, type):
+            return list(self.activations)
+        function = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
+        return [function] * len(self.hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., inputs)`` to ``(..., outputs)``."""
+        for layer, function in zip(self.layers, self._functions(), strict=False):
+            x = function(layer(x))
+        return self.layers[-1](x)
+
+    def extra_repr(self) -> str:
+        name = self.activation if isinstance(self.activation, str) else getattr(self.activation, "__name__", "module")
+        return f"{self.inputs} -> {' -> '.join(map(str, (*self.hidden, self.outputs)))}, activation={name}"
+
+
+def _checked_sizes(inputs: int, outputs: int, hidden: tuple[int, ...]) -> tuple[int, ...]:
+    sizes = (inputs, *hidden, outputs)
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(
+            f"The sizes of an MLP are positive integers, but inputs={inputs!r}, hidden={hidden!r}, "
+            f"outputs={outputs!r} came. For two inputs, one output and two hidden layers: MLP(2, 1, hidden=(64, 64))."
+        )
+    return sizes

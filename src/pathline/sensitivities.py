@@ -1,0 +1,111 @@
+"""The adjoint state as a curve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pathline.controls.piecewise import PiecewisePolynomial
+from pathline.gradients.adjoint import Adjoint, sweep
+from pathline.gradients.recompute import bare
+from pathline.solution import Solution
+
+
+class Sensitivity:
+    """The adjoint state ``a(t) = dL/dy(t)`` between the first and the last requested time. *Maturing.*
+
+    At an output time the adjoint jumps by the loss's derivative with respect to that row. ``a(t)`` counts that row;
+    ``a(t, after=True)`` counts the later ones only.
+    """
+
+    def __init__(self, curve: PiecewisePolynomial, unravel: Callable[[Tensor], Any], start: float, first: Tensor) -> None:
+        self._curve, self._unravel, self._start, self._first = curve, unravel, start, first
+
+    @property
+    def ts(self) -> Tensor:
+        """``(pieces + 1,)``: the ends of the backward steps, from the last time to the first."""
+        return self._curve.knots
+
+    def __call__(self, t: Tensor | float, *, after: bool = False) -> Any:
+        """``a(t)``, ``(*t.shape, *state)`` in the structure of the state.
+
+        Raises:
+            ValueError: a time outside the solution's span.
+        """
+        values = self._curve(t, after=not after)  # the knots run backwards in time
+        asked = torch.as_tensor(t, dtype=torch.float64, device=values.device)
+        at_start = (asked == self._start).reshape(*asked.shape, *(1,) * self._first.dim())
+        return self._unravel(values if after else torch.where(at_start, values + self._first, values))
+
+    def derivative(self, t: Tensor | float, *, after: bool = False) -> Any:
+        """``da/dt``, of the same shape."""
+        return self._unravel(self._curve.derivative(t, after=not after))
+
+
+def sensitivity(
+    solution: Solution, loss: Tensor | Callable[[Any], Tensor], *, rtol: float | None = None, atol: float | None = None
+) -> Sensitivity:
+    """How the loss depends on the state at every time: ``a(t) = dL/dy(t)``, a curve.
+
+    Solves ``da/dt = -a^T df/dy`` backwards from the last requested time, with a jump at every output time. *Maturing.*
+
+    Args:
+        solution: of `solve`, any gradient mode, with rows of the state (no ``Save(fn=...)``).
+        loss: ``loss(ys) -> scalar``, or a scalar computed from ``solution.ys`` in its graph.
+        rtol, atol: of the backward solve; by default those of the forward one.
+
+    Returns:
+        A `Sensitivity`, without gradient.
+
+    Raises:
+        ValueError: the solution was unpickled, kept other values than the state, failed, or has no length.
+
+    Example:
+        >>> import torch, pathline
+        >>> solution = pathline.solve(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]))
+        >>> a = pathline.sensitivity(solution, lambda ys: ys[-1].sum())
+        >>> round(float(a(0.0)), 3), round(float(a(1.0)), 3)
+        (0.368, 1.0)
+
+    References:
+        Chen, Rubanova, Bettencourt, Duvenaud (2018), Neural Ordinary Differential Equations, appendix B.
+    """
+    if solution.source is None:
+        raise ValueError("`solution` has lost its field (it was pickled). Solve again.")
+    problem, args = solution.source
+    if problem.save.fn is not None or not solution.status or problem.times[0] == problem.times[-1]:
+        raise ValueError("`sensitivity` needs a complete solution of positive length whose rows are the state.")
+    cotangents = problem.structure.ravel_rows(_cotangents(solution, loss))
+    rows = problem.structure.ravel_rows(pytree.tree_map(torch.Tensor.detach, solution.ys))
+    times = solution.ts.detach().tolist()
+    knots, coefficients = [times[-1]], []
+
+    def keep(result: Any, scale: Tensor) -> None:
+        for piece in result.pieces:
+            knots.append(piece.t1)
+            coefficients.append(piece.outputs[-1][:, 1] * scale)
+
+    before = problem.stats.backward_steps, problem.stats.backward_evaluations
+    with torch.no_grad():
+        sweep(Adjoint(rtol=rtol, atol=atol), bare(problem, args), times, rows, cotangents, None, [], keep)
+    problem.stats.backward_steps, problem.stats.backward_evaluations = before
+    curve = PiecewisePolynomial(torch.tensor(knots, dtype=torch.float64, device=rows.device), torch.stack(coefficients))
+    at_start = torch.tensor([t == times[0] for t in times], device=rows.device)
+    return Sensitivity(curve, problem.structure.unravel, times[0], cotangents[at_start].sum(0))
+
+
+def _cotangents(solution: Solution, loss: Tensor | Callable[[Any], Tensor]) -> Any:
+    """``dL/dys`` in the structure of ``ys``."""
+    if callable(loss) and not isinstance(loss, Tensor):
+        with torch.enable_grad():
+            ys = pytree.tree_map(lambda x: x.detach().requires_grad_(), solution.ys)
+            value = loss(ys)
+    else:
+        ys, value = solution.ys, loss
+    leaves, spec = pytree.tree_flatten(ys)
+    grads = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+    return pytree.tree_unflatten([torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)], spec)

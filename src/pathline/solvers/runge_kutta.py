@@ -1,0 +1,178 @@
+"""Explicit Runge-Kutta methods, driven by their tableau."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathline._structure import host, real_dtype
+from pathline.solvers.base import combine
+
+if TYPE_CHECKING:
+    from pathline.tableaus import Tableau
+    from pathline.terms import Bound, Time
+
+
+class RungeKutta:
+    """An explicit Runge-Kutta method.
+
+    ``k_i = f(t0 + c_i h, y0 + h sum_j a_ij k_j)``, ``y1 = y0 + h sum_i b_i k_i``; the error estimate is
+    ``h sum_i (b_i - b*_i) k_i``. Dense output is the tableau's own, or cubic Hermite. *Stable.*
+
+    Args:
+        tableau: the coefficients.
+
+    Example:
+        >>> import pathline
+        >>> pathline.METHODS["dopri5"].order, pathline.METHODS["dopri5"].fsal
+        (5, True)
+    """
+
+    needs = "rate"
+    carries_slope = True
+
+    def __init__(self, tableau: Tableau) -> None:
+        self.tableau = tableau
+        self.name = tableau.name
+        self.fsal = tableau.fsal
+        self.stages = tableau.stages
+        self.adaptive = bool(tableau.embedded)
+
+    @property
+    def order(self) -> int:
+        """Order of the solution."""
+        return self.tableau.order
+
+    @property
+    def embedded_order(self) -> int | None:
+        """Order of the error estimate; None for a fixed-step method."""
+        return self.tableau.embedded_order
+
+    @property
+    def dense_order(self) -> int:
+        """Order of the dense output."""
+        return self.tableau.dense_order
+
+    @cached_property
+    def _rows(self) -> list[tuple[float, tuple[float, ...]]]:
+        nodes, rows = self.tableau.c, self.tableau.a
+        return [(float(c), tuple(map(float, row))) for c, row in zip(nodes[1:], rows[1:], strict=True)]
+
+    @cached_property
+    def _weights(self) -> tuple[float, ...]:
+        return tuple(map(float, self.tableau.b))
+
+    @cached_property
+    def _extra(self) -> list[tuple[float, tuple[float, ...]]]:
+        """Stages that only dense output needs: the slope at the end, then the printed ones."""
+        end = [] if self.fsal else [(1.0, self._weights)]
+        return end + [(float(c), tuple(map(float, row))) for c, row in self.tableau.extra]
+
+    def init(self, term: Bound, t0: Time, y0: Tensor, args: Any) -> Tensor:
+        """The first slope."""
+        return term.rate(t0, y0, args)
+
+    def step(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, carry: Tensor | None) -> RungeKuttaStep:
+        """One step; ``carry`` is the slope at ``(t0, y)`` where the step before left it."""
+        dt = t1 - t0
+        ks = [term.rate(t0, y, args) if carry is None else carry]
+        y_i = y
+        for c, row in self._rows:
+            y_i = combine(y, dt, row, ks)
+            ks.append(term.rate(t1 if c == 1.0 else t0 + c * dt, y_i, args))
+        y1 = y_i if self.fsal else combine(y, dt, self._weights, ks)
+        return RungeKuttaStep(self, term, t0, t1, y, y1, ks, args, self._error(dt, ks))
+
+    def _error(self, dt: Time, ks: list[Tensor]) -> Tensor | None:
+        if not self.tableau.embedded:
+            return None
+        with torch.no_grad():
+            h = host(dt)
+            estimates = [_weighted(h, weights, ks) for weights in self.tableau.error_weights]
+            if len(estimates) == 1:
+                return estimates[0]
+            # Two estimates, of orders 5 and 3: e5^2 / |(e5, e3 / 10)| falls like h^8 (Hairer, Norsett, Wanner II.10).
+            fine, coarse = estimates[0].abs(), estimates[1].abs()
+            tiny = torch.finfo(fine.dtype).tiny
+            return fine * (fine / torch.hypot(fine, 0.1 * coarse).clamp_min_(tiny))
+
+
+def _weighted(dt: float, weights: Sequence[float], ks: Sequence[Tensor]) -> Tensor:
+    """``dt * sum(w * k)``."""
+    terms = [(dt * w, k) for w, k in zip(weights, ks, strict=True) if w]
+    total = terms[0][1] * terms[0][0]
+    for w, k in terms[1:]:
+        total.add_(k, alpha=w)
+    return total
+
+
+class RungeKuttaStep:
+    """One step and its dense output; the stages that only dense output needs are evaluated at the first question."""
+
+    failed = None
+    __slots__ = ("args", "error", "ks", "solver", "t0", "t1", "term", "y0", "y1")
+
+    def __init__(
+        self,
+        solver: RungeKutta,
+        term: Bound,
+        t0: Time,
+        t1: Time,
+        y0: Tensor,
+        y1: Tensor,
+        ks: list[Tensor],
+        args: Any,
+        error: Tensor | None,
+    ) -> None:
+        self.solver, self.term, self.args = solver, term, args
+        self.t0, self.t1, self.y0, self.y1, self.ks, self.error = t0, t1, y0, y1, ks, error
+
+    @property
+    def carry(self) -> Tensor | None:
+        """The slope at the end, where the step or its dense output has computed it."""
+        end = self.solver.stages - self.solver.fsal
+        return self.ks[end] if len(self.ks) > end else None
+
+    def slopes(self) -> Tensor:
+        """``(stages with the extra ones, *state)``."""
+        solver, ks = self.solver, self.ks
+        dt = self.t1 - self.t0
+        for c, row in solver._extra[len(ks) - solver.stages :]:
+            end = c == 1.0 and row is solver._weights
+            y = self.y1 if end else combine(self.y0, dt, row, ks)
+            ks.append(self.term.rate(self.t1 if end else self.t0 + c * dt, y, self.args))
+        return torch.stack(ks)
+
+    def rows(self, times: Sequence[float] | Tensor) -> Tensor:
+        """``(len(times), *state)``: dense output at times inside the step."""
+        weights = self._weights(times)
+        slopes = self.slopes()
+        moved = (weights.to(slopes.dtype) @ slopes.flatten(1)).view(len(weights), *self.y0.shape)
+        return self.y0 + moved
+
+    def coefficients(self) -> Tensor:
+        """``(degree + 1, *state)``: dense output in powers of theta."""
+        slopes = self.slopes()
+        dt = self.t1 - self.t0
+        matrix = torch.from_numpy(self.solver.tableau.dense_weights.T.copy()).to(slopes.device) * dt
+        powers = (matrix.to(slopes.dtype) @ slopes.flatten(1)).view(-1, *self.y0.shape)
+        return torch.cat([self.y0.unsqueeze(0), powers])
+
+    def _weights(self, times: Sequence[float] | Tensor) -> Tensor:
+        """``(len(times), stages)``: dt times the polynomial weights at these times."""
+        polynomial = self.solver.tableau.dense_weights
+        degree = polynomial.shape[1]
+        dt = self.t1 - self.t0
+        if isinstance(times, Tensor) or isinstance(dt, Tensor):
+            times = torch.as_tensor(times, dtype=torch.float64)
+            theta = ((times - self.t0) / dt).unsqueeze(-1)
+            powers = theta ** torch.arange(1, degree + 1, device=theta.device)
+            return powers @ torch.from_numpy(polynomial.T.copy()).to(theta.device) * dt
+        theta = (np.array(times) - self.t0) / dt
+        weights = dt * (np.power.outer(theta, np.arange(1, degree + 1)) @ polynomial.T)
+        return torch.from_numpy(weights).to(device=self.y0.device, dtype=real_dtype(self.y0.dtype))

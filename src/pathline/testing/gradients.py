@@ -1,0 +1,154 @@
+"""Gradients against finite differences of a solve that repeats its accepted steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+import pathline
+
+Mode = Literal["backprop", "checkpointed", "adjoint"]
+
+
+def finite_difference(function: Callable[[Tensor], Tensor], at: Tensor, *, step: float = 2e-3) -> Tensor:
+    """The gradient of a scalar function by central differences of fourth order, in the shape of ``at``.
+
+    With the default step the truncation is near 1e-11 and the rounding near 1e-13 for functions of order one.
+
+    Args:
+        function: a scalar of a float64 tensor.
+        at: where, any shape.
+        step: the spacing.
+
+    Example:
+        >>> x = torch.tensor([1.0, 2.0], dtype=torch.float64)
+        >>> torch.allclose(finite_difference(lambda x: x.pow(3).sum(), x), 3.0 * x**2, rtol=1e-10)
+        True
+    """
+    flat = at.detach().reshape(-1)
+    slopes = torch.zeros_like(flat)
+    with torch.no_grad():
+        for i in range(flat.numel()):
+            for weight, shift in ((1.0, -2.0), (-8.0, -1.0), (8.0, 1.0), (-1.0, 2.0)):
+                moved = flat.clone()
+                moved[i] += shift * step
+                slopes[i] += weight * function(moved.reshape(at.shape)) / (12.0 * step)
+    return slopes.reshape(at.shape)
+
+
+def relative_error(found: Tensor, truth: Tensor) -> float:
+    """max|found - truth| / max|truth|.
+
+    Example:
+        >>> relative_error(torch.tensor([1.0, 2.2]), torch.tensor([1.0, 2.0])) < 0.11
+        True
+    """
+    return float((found - truth).abs().max() / truth.abs().max())
+
+
+def _field(t: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    return torch.tanh(y @ weight) * torch.cos(t) - 0.3 * y * y
+
+
+def _loss(ys: Tensor) -> Tensor:
+    rows = torch.arange(1, len(ys) + 1, dtype=ys.dtype)
+    return (rows.reshape(-1, *[1] * (ys.dim() - 1)) * ys.sin()).sum()
+
+
+def check_gradient(method: str, gradient: Mode = "backprop") -> None:
+    """A loss on several output times has the right gradient to the start, to ``args``, and to the times.
+
+    The exact modes are compared with finite differences of a solve that repeats the accepted steps, at a loose
+    tolerance; the adjoint with backpropagation at a tight one, or at a small step. Times follow the exact derivative
+    of the discrete map for fixed-step methods, and the continuous formula for adaptive ones.
+
+    Args:
+        method: a name from ``pathline.METHODS``.
+        gradient: "backprop", "checkpointed" or "adjoint".
+
+    Raises:
+        AssertionError: a gradient differs; the text says to what, and by how much.
+
+    Example:
+        >>> check_gradient("tsit5", "checkpointed")
+    """
+    for backward in (False, True):
+        if gradient == "adjoint":
+            _check_adjoint(method, backward=backward)
+        else:
+            _check_exact(method, gradient, backward=backward)
+
+
+def _inputs(*, backward: bool) -> tuple[Tensor, Tensor, Tensor]:
+    y0 = torch.tensor([[0.4, -0.7], [1.1, 0.2]], dtype=torch.float64)
+    weight = torch.tensor([[0.6, -1.2], [0.9, 0.3]], dtype=torch.float64)
+    times = torch.tensor([0.1, 0.55, 0.8, 1.3], dtype=torch.float64)
+    return y0, weight, times.flip(0) if backward else times
+
+
+def _gradients(inputs: tuple[Tensor, Tensor, Tensor], **options: Any) -> tuple[pathline.Solution, tuple[Tensor, ...]]:
+    y0, weight, times = (x.clone().requires_grad_() for x in inputs)
+    solution = pathline.solve(_field, y0, times, args=weight, **options)
+    return solution, torch.autograd.grad(_loss(solution.ys), (y0, weight, times))
+
+
+def _check_exact(method: str, gradient: Mode, *, backward: bool) -> None:
+    y0, weight, times = inputs = _inputs(backward=backward)
+    if pathline.METHODS[method].adaptive:
+        options: dict[str, Any] = {"method": method, "rtol": 1e-3, "atol": 1e-3}
+        steps = pathline.solve(_field, y0, times, args=weight, save=pathline.Save(steps=True), **options).ts
+        replay: dict[str, Any] = {"method": method, "controller": pathline.Grid(steps)}
+    else:
+        options = replay = {"method": method, "dt": 0.11}
+
+    def loss(y0: Tensor, weight: Tensor, times: Tensor) -> Tensor:
+        return _loss(pathline.solve(_field, y0, times, args=weight, **replay).ys)
+
+    _, found = _gradients(inputs, gradient=gradient, **options)
+    label = f"{gradient} through {method}{' backwards' if backward else ''}"
+    _compare(f"dL/dy0, {label}", found[0], finite_difference(lambda x: loss(x, weight, times), y0), 1e-7)
+    _compare(f"dL/dargs, {label}", found[1], finite_difference(lambda x: loss(y0, x, times), weight), 1e-7)
+    if not pathline.METHODS[method].adaptive:
+        _compare(f"dL/dt, {label}", found[2], finite_difference(lambda x: loss(y0, weight, x), times, step=1e-4), 1e-7)
+        return
+    rates = _time_gradients(inputs, gradient=gradient, method=method)
+    _compare(f"dL/dt, {label}", rates[0], rates[1], 1e-5)
+
+
+def _time_gradients(inputs: tuple[Tensor, Tensor, Tensor], **options: Any) -> tuple[Tensor, Tensor]:
+    """The gradient to the times at a tight tolerance, and its finite difference on a tight reference."""
+    y0, weight, times = inputs
+    tight = (
+        {"rtol": 1e-7, "atol": 1e-8} if pathline.METHODS[options["method"]].order < 5 else {"rtol": 1e-9, "atol": 1e-10}
+    )
+    _, found = _gradients(inputs, **tight, **options)
+
+    def loss(t: Tensor) -> Tensor:
+        return _loss(pathline.solve(_field, y0, t, args=weight, method="dopri8", rtol=1e-12, atol=1e-13).ys)
+
+    return found[2], finite_difference(loss, times)
+
+
+def _check_adjoint(method: str, *, backward: bool) -> None:
+    inputs = _inputs(backward=backward)
+    solver = pathline.METHODS[method]
+    if solver.adaptive:
+        tol = 1e-7 if solver.order < 5 else 1e-9
+        options: dict[str, Any] = {"method": method, "rtol": tol, "atol": tol * 0.1}
+        bound = 1e-5
+    else:
+        # the continuous adjoint of a fixed-step method meets the discrete gradient at its own order only
+        options = {"method": method, "dt": 0.01}
+        bound = max(1e-5, 2.0 * 0.01**solver.order * 5.0)
+    _, truth = _gradients(inputs, gradient="backprop", **options)
+    _, found = _gradients(inputs, gradient="adjoint", **options)
+    for name, a, b in zip(("y0", "args", "t"), found, truth, strict=True):
+        _compare(f"dL/d{name}, adjoint through {method}{' backwards' if backward else ''}", a, b, bound)
+
+
+def _compare(what: str, found: Tensor, truth: Tensor, bound: float) -> None:
+    error = relative_error(found, truth)
+    assert error <= bound, f"{what}: expected a relative error within {bound}, came {error:.2e}."

@@ -1,0 +1,124 @@
+"""Orders of convergence, measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import pathline
+from pathline.testing.problems import Problem
+
+#: Numbers of steps: halvings of two starts, so that a method of order 8 has enough of them before rounding.
+STEPS = tuple(start * 2**k for k in range(9) for start in (4, 6) if start * 2**k <= 1024)
+
+
+def measured_order(error: Callable[[int], float], *, floor: float = 2e-14, ceiling: float = 1e-2) -> float:
+    """The slope of log(error) against log(steps), by regression over the usable halvings of the step.
+
+    Step sizes are usable while the error lies between ``ceiling`` (above it the leading term doesn't lead yet) and
+    ``floor`` (below it rounding does); the finest eight of them are taken.
+
+    Args:
+        error: the error with a given number of equal steps.
+        floor: the smallest usable error.
+        ceiling: the largest usable error.
+
+    Returns:
+        The measured order, positive for a method that converges.
+
+    Raises:
+        AssertionError: fewer than four step sizes are usable, or an error isn't finite.
+
+    Example:
+        >>> round(measured_order(lambda n: 3.0 / n**4), 6)
+        4.0
+    """
+    usable: list[tuple[float, float]] = []
+    for steps in STEPS:
+        size = error(steps)
+        if not math.isfinite(size):
+            raise AssertionError(f"Expected a finite error with {steps} steps, came {size}. Look for NaN in the step.")
+        if size < floor:
+            break
+        if size <= ceiling:
+            usable.append((math.log(steps), math.log(size)))
+    if len(usable) < 4:
+        raise AssertionError(
+            f"Expected at least 4 step sizes with an error in [{floor}, {ceiling}], came {len(usable)}. "
+            "Either the method doesn't converge, or the problem is too easy for it."
+        )
+    x, y = np.array(usable[-8:]).T
+    return -float(np.polyfit(x, y, 1)[0])
+
+
+def equal_steps(
+    method: str, problem: Problem, steps: int, *, backward: bool = False, save: pathline.Save | None = None
+) -> pathline.Solution:
+    """Solve a problem with a given number of equal steps, whatever the method.
+
+    Args:
+        method: a name from the registry.
+        problem: one with a closed form when run backward.
+        steps: number of steps over the span.
+        backward: from the end of the span to its start.
+        save: as in ``pathline.solve``.
+
+    Returns:
+        The solution, in float64.
+    """
+    start, stop = reversed(problem.span) if backward else problem.span
+    y0 = problem.at(start) if backward else problem.start()
+    dt = abs(stop - start) / steps
+    if pathline.METHODS[method].adaptive:
+        controller = pathline.FixedStep(dt)
+        return pathline.solve(problem.field, y0, (start, stop), method=method, controller=controller, save=save)
+    return pathline.solve(problem.field, y0, (start, stop), method=method, dt=dt, save=save)
+
+
+def step_order(method: str, problem: Problem, *, backward: bool = False) -> float:
+    """The measured order of the largest error over the ends of the steps.
+
+    The error at a single time can pass through zero as the step shrinks, which spoils a regression; the largest can't.
+
+    Example:
+        >>> from pathline.testing import LINEAR
+        >>> 3.9 < step_order("rk4", LINEAR) < 4.2
+        True
+    """
+
+    def error(steps: int) -> float:
+        solution = equal_steps(method, problem, steps, backward=backward, save=pathline.Save(steps=True))
+        return _distance(solution.ys, _exact(problem, solution.ts))
+
+    return measured_order(error)
+
+
+def dense_order(method: str, problem: Problem, *, backward: bool = False) -> float:
+    """The measured order of the dense output: its largest error over 199 times, few of them on a step.
+
+    Example:
+        >>> from pathline.testing import LINEAR
+        >>> 3.7 < dense_order("rk4", LINEAR) < 4.3
+        True
+    """
+    low, high = problem.span
+    inside = torch.linspace(low, high, 201, dtype=torch.float64)[1:-1]
+    exact = _exact(problem, inside)
+
+    def error(steps: int) -> float:
+        curve = equal_steps(method, problem, steps, backward=backward, save=pathline.Save(dense=True))
+        return _distance(curve(inside), exact)
+
+    return measured_order(error)
+
+
+def _exact(problem: Problem, times: Tensor) -> Tensor:
+    return torch.stack([problem.at(t) for t in times.tolist()])
+
+
+def _distance(y: Tensor, exact: Tensor) -> float:
+    return float(((y - exact).abs() / (1.0 + exact.abs())).max())

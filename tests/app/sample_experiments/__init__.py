@@ -1,0 +1,1 @@
+"""Small experiments on which the command, the run and the report are tested."""

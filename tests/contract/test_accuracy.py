@@ -1,0 +1,67 @@
+"""Orders of convergence, measured; and the 25 Enright-Pryce problems beside scipy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+import pathline
+from benchmarks.enright_pryce import METHODS, TOLERANCES, measure
+from pathline.testing import ORDER_PROBLEMS, check_dense_order, check_order, measured_order
+from tests.problems import ENRIGHT_PRYCE
+
+ORDERS = {
+    "euler": 1,
+    "midpoint": 2,
+    "heun": 2,
+    "ralston": 2,
+    "heun3": 3,
+    "rk4": 4,
+    "rk4_38": 4,
+    "fehlberg2": 2,
+    "bosh3": 3,
+    "tsit5": 5,
+    "dopri5": 5,
+    "dopri8": 8,
+}
+
+
+@pytest.mark.parametrize("method", ORDERS)
+def test_registry_knows_the_order_in_print(method):
+    assert pathline.METHODS[method].order == ORDERS[method]
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("problem", ORDER_PROBLEMS, ids=lambda p: p.name)
+@pytest.mark.parametrize("method", sorted(pathline.METHODS))
+def test_order(method, problem, backward):
+    check_order(method, problem, backward=backward)
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize("problem", ORDER_PROBLEMS, ids=lambda p: p.name)
+@pytest.mark.parametrize("method", sorted(pathline.METHODS))
+def test_dense_order(method, problem, backward):
+    check_dense_order(method, problem, backward=backward)
+
+
+@pytest.mark.parametrize("tol", TOLERANCES)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("problem", ENRIGHT_PRYCE, ids=lambda p: p.name)
+def test_enright_pryce(problem, method, tol):
+    row = measure(problem, method, tol)
+    assert row.accurate, f"error {row.error:.3g} tolerances, {row.peer} {row.peer_error:.3g}"
+    assert row.cheap, f"{row.evaluations} evaluations, {row.peer} {row.peer_evaluations}"
+
+
+def test_measured_order_is_a_regression_over_usable_steps():
+    assert measured_order(lambda n: 7.0 / n**3 + 1e-16) == pytest.approx(3.0, abs=1e-6)
+    assert measured_order(lambda n: 1.0 / n) == pytest.approx(1.0)
+
+
+def test_measured_order_refuses_what_does_not_converge():
+    with pytest.raises(AssertionError, match="at least 4 step sizes"):
+        measured_order(lambda n: 1.0)
+    with pytest.raises(AssertionError, match="finite error"):
+        measured_order(lambda n: math.nan)

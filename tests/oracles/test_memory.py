@@ -1,0 +1,112 @@
+"""Memory, as the peak of live tensor storages minus those before the call, forward and backward, `Solution` alive."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import pathline
+from pathline.testing import TensorMemory, peak_memory
+
+BATCH, DIM = 64, 32
+STATE = BATCH * DIM * 4
+
+
+class Field(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(DIM, 48), nn.Tanh(), nn.Linear(48, DIM))
+
+    def forward(self, t, y):
+        return self.net(y)
+
+
+def peak(gradient, method, steps, rows=2):
+    """Peak of a training step with a given number of equal steps; gradients are allocated before it."""
+    field, y0 = Field(), torch.randn(BATCH, DIM)
+    for parameter in field.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    times = torch.linspace(0.0, 1.0, rows)
+    fixed = (
+        {"controller": pathline.FixedStep(1.0 / steps)} if pathline.METHODS[method].adaptive else {"dt": 1.0 / steps}
+    )
+
+    def work():
+        solution = pathline.solve(
+            field, y0, times if rows > 2 else (0.0, 1.0), method=method, gradient=gradient, **fixed
+        )
+        assert solution.stats.accepted == steps
+        solution.y1.square().mean().backward()
+        return solution
+
+    work()
+    return peak_memory(work)
+
+
+@pytest.mark.parametrize("method", ["rk4", "dopri5"])
+def test_adjoint_is_flat_in_the_number_of_steps(method):
+    few, many = peak("adjoint", method, 10), peak("adjoint", method, 1000)
+    assert many <= 1.05 * few
+
+
+@pytest.mark.parametrize("steps", [10, 100, 400])
+@pytest.mark.parametrize("method", ["dopri5", "tsit5", "bosh3", "rk4", "dopri8"])
+def test_checkpointed_holds_states_and_one_tape(method, steps):
+    slope = STATE if pathline.METHODS[method].fsal else 0
+    tape = peak("backprop", method, 1)
+    assert peak("checkpointed", method, steps) <= 1.1 * (steps + 1) * (STATE + slope) + tape
+
+
+def test_checkpointed_under_an_adaptive_controller():
+    field, y0 = Field(), torch.randn(BATCH, DIM)
+    for parameter in field.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    accepted = []
+
+    def work():
+        solution = pathline.solve(field, y0, (0.0, 20.0), rtol=1e-5, atol=1e-6, gradient="checkpointed")
+        solution.y1.square().mean().backward()
+        accepted.append(solution.stats.accepted)
+        return solution
+
+    work()
+    assert peak_memory(work) <= 1.1 * (accepted[-1] + 1) * 2 * STATE + peak("backprop", "tsit5", 1)
+    assert accepted[-1] > 20
+
+
+def test_backprop_holds_every_stage():
+    """The count sees the tape: the bound of the checkpointed mode would fail here."""
+    assert peak("backprop", "dopri5", 100) > 3.0 * 1.1 * 101 * 2 * STATE
+
+
+def test_a_solve_without_gradients_is_flat():
+    field, y0 = Field(), torch.randn(BATCH, DIM)
+
+    def work(steps):
+        with torch.no_grad():
+            return pathline.solve(field, y0, (0.0, 1.0), method="rk4", dt=1.0 / steps)
+
+    assert peak_memory(lambda: work(500)) <= 1.05 * peak_memory(lambda: work(10))
+
+
+def test_memory_is_given_back():
+    field, y0 = Field(), torch.randn(BATCH, DIM, requires_grad=True)
+    with TensorMemory() as memory:
+        solution = pathline.solve(field, y0, (0.0, 1.0), method="rk4", dt=0.05)
+        torch.autograd.grad(solution.y1.sum(), y0)
+        del solution
+        assert memory.live <= 2 * STATE
+
+
+def test_counting_itself():
+    with TensorMemory() as memory:
+        a = torch.zeros(1000)
+        b = a[:10] + 1.0
+        assert memory.live == 4040
+        del a
+        assert memory.live == 40
+        del b
+    assert memory.peak == 4040
+    assert memory.live == 0
