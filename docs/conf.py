@@ -27,7 +27,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
-    "docstring_math",
+    "docstring_markdown",
     "native_math",
     "registries",
 ]

@@ -15,7 +15,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pathline.testing.problems import LINEAR, NON_AUTONOMOUS, NONLINEAR, ORDER_PROBLEMS, Curve, Problem, Rate
+from pathline.testing.problems import (
+    LINEAR,
+    NON_AUTONOMOUS,
+    NONLINEAR,
+    ORDER_PROBLEMS,
+    Curve,
+    Problem,
+    Rate,
+    kepler,
+    kepler_orbit,
+)
 
 __all__ = [
     "CLASSICS",
@@ -150,12 +160,6 @@ def _c5(t: Tensor, y: Tensor) -> Tensor:
     return torch.cat((y[..., 15:], acceleration.flatten(-2)), -1)
 
 
-def _kepler(t: Tensor, y: Tensor) -> Tensor:
-    u, v, du, dv = y.unbind(-1)
-    cube = (u * u + v * v) ** 1.5
-    return torch.stack((du, dv, -u / cube, -v / cube), -1)
-
-
 def _e1(t: Tensor, y: Tensor) -> Tensor:
     u, v = y.unbind(-1)
     s = t + 1.0
@@ -200,21 +204,6 @@ def _heat_exact(n: int) -> Curve:
     def curve(t: float) -> Sequence[float]:
         weights = [2.0 / (n + 1) * math.sin(a) * math.exp(-4.0 * t * math.sin(0.5 * a) ** 2) for a in angles]
         return [math.fsum(w * math.sin(i * a) for w, a in zip(weights, angles, strict=True)) for i in range(1, n + 1)]
-
-    return curve
-
-
-def _kepler_exact(eccentricity: float) -> Curve:
-    e = eccentricity
-
-    def curve(t: float) -> Sequence[float]:
-        mean = math.remainder(t, math.tau)
-        anomaly = mean + math.copysign(0.85 * e, math.sin(mean))
-        for _ in range(50):  # Newton on Kepler's equation; it converges in a few from this start
-            anomaly -= (anomaly - e * math.sin(anomaly) - mean) / (1.0 - e * math.cos(anomaly))
-        c, s, rate = math.cos(anomaly), math.sin(anomaly), 1.0 / (1.0 - e * math.cos(anomaly))
-        minor = math.sqrt(1.0 - e * e)
-        return c - e, minor * s, -rate * s, rate * minor * c
 
     return curve
 
@@ -264,7 +253,7 @@ def _unit(n: int) -> tuple[float, ...]:
 
 def _orbit(name: str, e: float) -> Problem:
     start = (1.0 - e, 0.0, 0.0, math.sqrt((1.0 + e) / (1.0 - e)))
-    return _enright_pryce(name, _kepler, start, f"orbit of eccentricity {e}", _kepler_exact(e), (1.0 - e) ** -1.5)
+    return _enright_pryce(name, kepler, start, f"orbit of eccentricity {e}", kepler_orbit(e), (1.0 - e) ** -1.5)
 
 
 ENRIGHT_PRYCE: tuple[Problem, ...] = (

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import html
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
-from sphinx.errors import ExtensionError
+from sphinx.util.logging import getLogger
 from sphinx.util.math import get_node_equation_number
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
     from sphinx.writers.html5 import HTML5Translator
 
+LOG = getLogger(__name__)
 
-def to_mathml(formula: str, *, block: bool) -> str:
+
+def to_mathml(node: nodes.math | nodes.math_block) -> str:
+    formula = node.astext().replace(r"\texttt", r"\mathtt")
     try:
-        return tex2mathml(formula, as_block=block)
+        return tex2mathml(formula, as_block=isinstance(node, nodes.math_block))
     except MathError as error:
-        raise ExtensionError(f"this formula could not be written as MathML: {formula}") from error
+        LOG.warning("no MathML for the formula %s: %s", formula, error, location=node)
+        return f"<code>{html.escape(formula)}</code>"
 
 
 def visit_inline(translator: HTML5Translator, node: nodes.math) -> None:
-    translator.body.append(to_mathml(node.astext(), block=False))
+    translator.body.append(to_mathml(node))
     raise nodes.SkipNode
 
 
@@ -32,7 +37,7 @@ def visit_block(translator: HTML5Translator, node: nodes.math_block) -> None:
     translator.body.append(translator.starttag(node, "div", CLASS="math"))
     if node["number"]:
         translator.body.append(f'<span class="eqno">({get_node_equation_number(translator, node)})</span>')
-    translator.body.append(to_mathml(node.astext(), block=True))
+    translator.body.append(to_mathml(node))
     translator.body.append("</div>\n")
     raise nodes.SkipNode
 

@@ -1,7 +1,8 @@
 """Tables that are written by the package itself, so that no page can fall behind it.
 
 ``{methods}`` lists the registry of solvers, ``{experiments}`` the published systems, ``{results} NAME`` the committed
-numbers of one of them, ``{command} ARGUMENTS`` what the command line prints.
+numbers of one of them, ``{command} ARGUMENTS`` what the command line prints, ``{enright-pryce}`` the accuracy on
+record.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from docutils import nodes
@@ -20,12 +21,9 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 import pathline
+from pathline.experiments import experiments
 
-EXPERIMENTS = Path(pathline.__file__).parent / "experiments"
-
-
-def experiment_names() -> list[str]:
-    return sorted(path.parent.name for path in EXPERIMENTS.glob("*/config.py"))
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int] = ()) -> nodes.table:
@@ -65,40 +63,81 @@ class Experiments(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         rows = []
-        for name in experiment_names():
-            about = import_module(f"pathline.experiments.{name}.config").ABOUT
+        for name, experiment in experiments().items():
+            about = experiment.about
             source = ", ".join(str(part) for part in (about.authors, about.year, about.paper) if part)
             rows.append([f"`{name}`", about.summary, source])
         return [table(["experiment", "what is shown", "after"], rows)]
 
 
 class Results(SphinxDirective):
-    """The committed numbers of one experiment beside the bounds it promises."""
+    """The recorded numbers of one experiment beside the bounds it promises."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        name = self.arguments[0]
-        paths = sorted((EXPERIMENTS / name / "results").glob("*.json"))
-        for path in paths:
-            self.env.note_dependency(str(path))
-        if not paths:
-            return [nodes.paragraph("", "No run at full size is recorded yet.")]
-        runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-        return [results_table(name, runs)]
+        path = RESULTS / f"{self.arguments[0]}.json"
+        if not path.exists():
+            return [nodes.paragraph("", "No run at full size is on record yet.")]
+        self.env.note_dependency(str(path))
+        return results_nodes(json.loads(path.read_text(encoding="utf-8")))
 
 
-def results_table(name: str, runs: Sequence[dict[str, Any]]) -> nodes.table:
-    seeds = [f"seed {run['seed']}" for run in runs]
-    promised = {expected.metric: expected for expected in import_module(f"pathline.experiments.{name}.config").EXPECTED}
+def results_nodes(summary: dict[str, Any]) -> list[nodes.Node]:
+    seeds = summary["seeds"]
+    head = ["metric", "mean", "spread", *(f"seed {seed}" for seed in seeds), "promised", ""]
     rows = []
-    for metric in dict.fromkeys(metric for run in runs for metric in run["metrics"]):
-        values = [run["metrics"].get(metric) for run in runs]
-        expected = promised.get(metric)
-        bound = f"{expected.sense} {expected.bound:g}".replace("<=", "≤").replace(">=", "≥") if expected else ""
-        cells = ["–" if value is None else f"{value:.4g}" for value in values]
-        rows.append([f"`{metric}`", *cells, bound])
-    return table(["metric", *seeds, "promised"], rows, numeric=range(1, len(runs) + 2))
+    for name, metric in summary["metrics"].items():
+        spread = "–" if metric["sd"] is None else f"± {metric['sd']:.2g}"
+        numbers = [f"{metric['mean']:.4g}", spread, *(f"{value:.4g}" for value in metric["values"])]
+        numbers += ["–"] * (len(head) - 3 - len(numbers))
+        for bound in metric["expected"] or [None]:
+            rows.append([f"`{name}`", *numbers, *judgement(bound)])
+    made = (
+        f"Recorded on {summary['date']} by `pathline reproduce {summary['experiment']}`: seeds "
+        f"{', '.join(map(str, seeds))}, {summary['seconds']:.0f} seconds each with {summary['threads']} threads, "
+        f"torch {summary['versions'].get('torch', '')}."
+    ).replace("`", "")
+    return [nodes.paragraph("", made), table(head, rows, numeric=range(1, len(head) - 1))]
+
+
+def judgement(bound: dict[str, Any] | None) -> list[str]:
+    if bound is None:
+        return ["", ""]
+    sense = {"<=": "≤", ">=": "≥"}[bound["sense"]]
+    verdict = "missed" if not bound["met"] else "kept" if bound["worst_met"] else "missed by the worst seed"
+    return [f"{sense} {bound['bound']:g}", verdict]
+
+
+class EnrightPryce(SphinxDirective):
+    """The accuracy of the adaptive methods on the non-stiff test set, with scipy on the same problems."""
+
+    def run(self) -> list[nodes.Node]:
+        path = RESULTS / "enright_pryce.json"
+        self.env.note_dependency(str(path))
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        return [table(*enright_pryce_table(rows), numeric=range(2, 8))]
+
+
+def enright_pryce_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    head = [
+        "method",
+        "peer",
+        "tolerance",
+        "median error",
+        "peer's",
+        "evaluations",
+        "peer's",
+        "problems within the bars",
+    ]
+    body = []
+    for method, peer, tol in dict.fromkeys((row["method"], row["peer"], row["tol"]) for row in rows):
+        group = [row for row in rows if (row["method"], row["tol"]) == (method, tol)]
+        errors = [f"{median(row[key] for row in group):.2g}" for key in ("error", "peer_error")]
+        counts = [str(sum(row[key] for row in group)) for key in ("evaluations", "peer_evaluations")]
+        kept = sum(row["accurate"] and row["cheap"] for row in group)
+        body.append([f"`{method}`", peer, f"{tol:.0e}", *errors, *counts, f"{kept} of {len(group)}"])
+    return head, body
 
 
 class Command(SphinxDirective):
@@ -123,4 +162,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("experiments", Experiments)
     app.add_directive("results", Results)
     app.add_directive("command", Command)
+    app.add_directive("enright-pryce", EnrightPryce)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

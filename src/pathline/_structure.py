@@ -43,7 +43,9 @@ class Structure:
             return state
         leaves, spec = pytree.tree_flatten(state)
         if spec != self.spec:
-            raise TypeError(f"{what} returned {_describe(state)} for a state of structure {self}. Return the same kind.")
+            raise TypeError(
+                f"{what} returned {_describe(state)} for a state of structure {self}. Return the same kind."
+            )
         for leaf, shape in zip(leaves, self.shapes, strict=True):
             if not isinstance(leaf, Tensor) or leaf.shape != shape:
                 raise ValueError(f"{what} returned {_describe(state)} for a state of structure {self}.")
@@ -107,7 +109,9 @@ def time_like(t: Tensor, leaf: Tensor) -> Tensor:
         torch.Size([3, 1])
     """
     shape = (*leaf.shape[:-1], 1)
-    return t.reshape(t.shape[:1] + (1,) * (leaf.dim() - 1) if t.dim() else (1,) * leaf.dim()).to(leaf.dtype).expand(shape)
+    return (
+        t.reshape(t.shape[:1] + (1,) * (leaf.dim() - 1) if t.dim() else (1,) * leaf.dim()).to(leaf.dtype).expand(shape)
+    )
 
 
 def real_dtype(dtype: torch.dtype) -> torch.dtype:

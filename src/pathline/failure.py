@@ -24,8 +24,8 @@ def explain(problem: Problem, result: Result, args: Any) -> str:
     looks = f", and the field looks stiff (|J| about {stiffness:.0e})" if _stiff(problem, result, stiffness) else ""
     if result.status is Status.MAX_STEPS:
         return (
-            f"`max_steps` = {problem.max_steps} was reached at t = {result.t1:g} of {problem.times[-1]:g} ({count}){looks}. "
-            f"Raise max_steps, or loosen the tolerance{_tolerances(problem)}. {tail}"
+            f"`max_steps` = {problem.max_steps} was reached at t = {result.t1:g} of {problem.times[-1]:g} ({count})"
+            f"{looks}. Raise max_steps, or loosen the tolerance{_tolerances(problem)}. {tail}"
         )
     return (
         f"The step size fell below its least value at t = {result.t1:g}{where} after {count}{looks}. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pathline import _random
 from pathline._structure import host
-from pathline.controllers import Controller, Setting
+from pathline.controllers import Clock, Controller, Setting
 from pathline.saving import Keeper, Save
 from pathline.stats import Stats
 from pathline.status import Status
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 class Hooks:
     """Functions that the loop calls: ``on_step(t0, t1, y0)`` before a step, the others with the step behind it."""
 
-    on_step: Callable[[Time, Time, Tensor], None] | None = None
-    on_accept: Callable[[Time, Time, Tensor, Step], None] | None = None
-    on_reject: Callable[[Time, Time, Tensor, Step], None] | None = None
+    on_step: Callable[[Time, Time, Tensor], None] = lambda t0, t1, y0: None
+    on_accept: Callable[[Time, Time, Tensor, Step], None] = lambda t0, t1, y0, step: None
+    on_reject: Callable[[Time, Time, Tensor, Step], None] = lambda t0, t1, y0, step: None
 
 
 @dataclass(frozen=True)
@@ -119,61 +120,73 @@ def integrate(
     solver, term, stats = problem.solver, problem.term, problem.stats
     keeper = Keeper(problem.save, problem.times, problem.structure, moved, times)
     result = Result(Status.SUCCESS, y0, problem.times[0], keeper.first(y0, keeper.due(problem.times[0])))
-    t0 = times[0] if times is not None else problem.times[0]
-    ends_there = problem.times[0] == problem.times[-1]
-    carry = None if ends_there else slope if slope is not None else solver.init(term, t0, y0, args)
-    setting = Setting(term, solver, times or problem.times, problem.rtol, problem.atol)
-    clock = problem.controller.clock(setting, y0, args, carry)
-    hooks, y, random = problem.hooks, y0, None
-    if draws:
-        carry = None
-    first_step, first_accepted = stats.steps, stats.accepted
+    if problem.times[0] != problem.times[-1]:
+        exact = times or problem.times
+        carry = solver.init(term, exact[0], y0, args) if slope is None else slope
+        setting = Setting(term, solver, exact, problem.rtol, problem.atol)
+        clock = problem.controller.clock(setting, y0, args, carry)
+        before = replace(stats)
+        _march(problem, clock, keeper, result, y0, None if draws else carry, args, record, draws)
+        if not clock.measures and problem.check_every > 1 and not (result.status and finite(result.y1)):
+            # Fixed steps read nothing on the way; the same steps again, watched, tell where it began.
+            stats.steps, stats.accepted = before.steps, before.accepted
+            again = replace(problem, check_every=1)
+            return integrate(again, y0, args, times=times, moved=moved, slope=slope, record=record, draws=draws)
+    result.valid = len(result.pieces) + 1 if problem.save.steps else keeper.next
+    result.spec = keeper.spec
+    return result
+
+
+def _march(
+    problem: Problem,
+    clock: Clock,
+    keeper: Keeper,
+    result: Result,
+    y: Tensor,
+    carry: Any,
+    args: Any,
+    record: bool,
+    draws: bool,
+) -> None:
+    """Step after step, until the clock is done or something fails."""
+    solver, term, stats, hooks = problem.solver, problem.term, problem.stats, problem.hooks
+    last = math.inf if problem.max_steps is None else stats.steps + problem.max_steps
     while not clock.done:
-        if problem.max_steps is not None and stats.steps - first_step >= problem.max_steps:
+        if stats.steps >= last:
             result.status = Status.MAX_STEPS
-            break
+            return
         t0, t1 = clock.t, clock.propose()
         sided = clock.sided(term)
         if sided is not term:
             carry = None  # the slope from the other side of a jump
-        if hooks.on_step is not None:
-            hooks.on_step(t0, t1, y)
-        if draws:
-            random = _random.snapshot(y.device)
+        hooks.on_step(t0, t1, y)
+        random = _random.snapshot(y.device) if draws else None
         step = solver.step(sided, t0, t1, y, args, carry)
         stats.steps += 1
         if not clock.judge(y, step):
             stats.rejected += 1
-            if hooks.on_reject is not None:
-                hooks.on_reject(t0, t1, y, step)
+            hooks.on_reject(t0, t1, y, step)
             if clock.failure is not None:
-                result.status, result.suspect = clock.failure, step.y1 if step.error is None else step.error
-                break
+                result.status, result.suspect = clock.failure, _suspect(step)
+                return
             continue
         if not clock.measures and stats.steps % problem.check_every == 0 and not finite(step.y1):
             result.status, result.suspect = Status.NON_FINITE, step.y1
-            break
+            return
         stats.accepted += 1
         due = keeper.due(host(t1))
         piece = Piece(t0, t1, due, sided, keeper.outputs(step, t1, due))
         if record:
             piece.y0, piece.carry, piece.random = y, carry, random
         result.pieces.append(piece)
-        if hooks.on_accept is not None:
-            hooks.on_accept(t0, t1, y, step)
+        hooks.on_accept(t0, t1, y, step)
         y, carry = step.y1, step.carry
         result.y1, result.t1 = y, host(t1)
-    suspicious = result.status is not Status.SUCCESS or not finite(result.y1)
-    if not clock.measures and problem.check_every > 1 and suspicious and result.status is not Status.MAX_STEPS:
-        # Fixed steps read nothing on the way; the same steps again, watched, tell where it began.
-        stats.steps, stats.accepted = first_step, first_accepted
-        again = replace(problem, check_every=1)
-        return integrate(
-            again, y0, args, times=times, moved=moved, slope=slope, record=record, draws=draws
-        )
-    result.valid = len(result.pieces) + 1 if problem.save.steps else keeper.next
-    result.spec = keeper.spec
-    return result
+
+
+def _suspect(step: Step) -> Tensor:
+    error = step.error[0] if isinstance(step.error, tuple) else step.error
+    return step.y1 if error is None else error
 
 
 def finite(y: Tensor) -> bool:
@@ -181,4 +194,5 @@ def finite(y: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return True
     with torch.no_grad():
-        return bool(torch.isfinite(y).all())
+        # The sum of finite numbers is finite unless it overflows; only then every element is looked at.
+        return math.isfinite(abs(y.sum().item())) or bool(torch.isfinite(y).all())

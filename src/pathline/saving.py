@@ -46,8 +46,8 @@ class Keeper:
         save: what to keep.
         times: the requested times as host floats.
         structure: of the state.
-        moved: ``moved(rows, due)`` gives the rows their derivative with respect to their times, where that is wanted and
-            the steps do not follow the times.
+        moved: ``moved(rows, due)`` gives the rows their derivative with respect to their times, where that is wanted
+            and the steps do not follow the times.
         exact: the requested times as tensors, where the steps follow them.
     """
 

@@ -22,7 +22,9 @@ class Sensitivity:
     ``a(t, after=True)`` counts the later ones only.
     """
 
-    def __init__(self, curve: PiecewisePolynomial, unravel: Callable[[Tensor], Any], start: float, first: Tensor) -> None:
+    def __init__(
+        self, curve: PiecewisePolynomial, unravel: Callable[[Tensor], Any], start: float, first: Tensor
+    ) -> None:
         self._curve, self._unravel, self._start, self._first = curve, unravel, start, first
 
     @property
@@ -56,7 +58,8 @@ def sensitivity(
     Args:
         solution: of `solve`, any gradient mode, with rows of the state (no ``Save(fn=...)``).
         loss: ``loss(ys) -> scalar``, or a scalar computed from ``solution.ys`` in its graph.
-        rtol, atol: of the backward solve; by default those of the forward one.
+        rtol: of the backward solve; by default that of the forward one.
+        atol: alike.
 
     Returns:
         A `Sensitivity`, without gradient.
@@ -108,4 +111,6 @@ def _cotangents(solution: Solution, loss: Tensor | Callable[[Any], Tensor]) -> A
         ys, value = solution.ys, loss
     leaves, spec = pytree.tree_flatten(ys)
     grads = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
-    return pytree.tree_unflatten([torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)], spec)
+    return pytree.tree_unflatten(
+        [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)], spec
+    )

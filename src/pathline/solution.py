@@ -20,8 +20,8 @@ class Solution:
 
     Attributes:
         ts: ``(n,)`` the requested times (with ``Save(steps=True)`` the ends of the steps).
-        ys: the states there, time first, ``(n, *batch, *state)``, in the structure of ``y0``. Rows that were not reached
-            repeat the last valid state, without gradient.
+        ys: the states there, time first, ``(n, *batch, *state)``, in the structure of ``y0``. Rows that were not
+            reached repeat the last valid state, without gradient.
         y1: the last state reached.
         t1: its time, a 0-d tensor; differentiable where the requested times are.
         valid: ``(n,)`` bool: whether a row was reached.
@@ -82,7 +82,7 @@ class Solution:
         return torch.where(mask, values, torch.zeros_like(values)).sum() / count
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "source": None, "unravel": None} if self.curve is None else self.__dict__
+        return {**self.__dict__, "source": None}
 
     def __repr__(self) -> str:
         shapes = pytree.tree_map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else x, self.ys)

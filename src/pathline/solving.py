@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -69,10 +70,11 @@ def solve(
             complex64, complex128 or bfloat16.
         t: the times to return, monotone in either direction, repeats allowed; or ``(t0, t1)``. May require grad.
         method: a name from `METHODS`, or a `Solver`.
-        rtol, atol: tolerances of an adaptive method: numbers, tensors that broadcast against the state, or a structure
-            like ``y0``. A step counts when the root mean square of ``error / (atol + rtol |y|)`` is at most 1. Defaults:
-            1e-4 and 1e-6 for float32, 1e-6 and 1e-9 for float64, 1e-2 and 1e-3 for bfloat16.
-        dt: the step of a fixed-step method; ``ceil(|t1 - t0| / dt)`` equal steps. Without it the times ``t`` are the grid.
+        rtol: relative tolerance of an adaptive method: a number, a tensor that broadcasts against the state, or a
+            structure like ``y0``. By default 1e-4 for float32, 1e-6 for float64, 1e-2 for bfloat16.
+        atol: absolute tolerance, alike; 1e-6, 1e-9, 1e-3. A step counts when the root mean square of
+            ``error / (atol + rtol |y|)`` is at most 1.
+        dt: the step of a fixed-step method; ``ceil(|t1 - t0| / dt)`` equal steps. Without it ``t`` is the grid.
         args: handed to the field whole; its tensors receive gradients.
         controller: `PID`, `FixedStep` or `Grid`, for what is beyond tolerances and ``dt``.
         save: what to keep, see `Save`.
@@ -157,8 +159,8 @@ def _check_start(y0: Tensor) -> None:
     if transforming():
         if torch._C._functorch.is_batchedtensor(y0):  # pyright: ignore[reportAttributeAccessIssue]
             raise RuntimeError(
-                "`solve` under torch.func.vmap is not available: its step sizes depend on values. Pass the batch as the "
-                "first dimension of `y0` instead."
+                "`solve` under torch.func.vmap is not available: its step sizes depend on values. Pass the batch as "
+                "the first dimension of `y0` instead."
             )
         return
     if not finite(y0):
@@ -176,7 +178,9 @@ def _term(f: Any, solver: Solver, args: Any) -> Term:
             f"{' and no '.join(missing)}(). Choose a method for this kind of term."
         )
     if args is not None and isinstance(term, ODE) and term.takes != 3:
-        raise TypeError("`args` was given, and `f` does not take it: its signature is not f(t, y, args). Add `args` to it.")
+        raise TypeError(
+            "`args` was given, and `f` does not take it: its signature is not f(t, y, args). Add `args` to it."
+        )
     return term
 
 
@@ -196,8 +200,8 @@ def _times(t: Any, y0: Tensor) -> tuple[list[float], Tensor | None, Tensor]:
             ts = torch.tensor([float(x) for x in items], dtype=torch.float64, device=y0.device)
     if ts.dim() == 2:
         raise ValueError(
-            f"`t` has shape {tuple(ts.shape)}. On the shared clock all samples have the same times, a 1-d tensor; times of "
-            'its own for each sample need clock="per-sample", which is not available yet (there, pass t.T).'
+            f"`t` has shape {tuple(ts.shape)}. On the shared clock all samples have the same times, a 1-d tensor; "
+            'times of its own for each sample need clock="per-sample", which is not available yet (there, pass t.T).'
         )
     if ts.dim() != 1 or len(ts) == 0:
         raise ValueError(f"`t` is a 1-d tensor of at least one time; it has shape {tuple(ts.shape)}.")
@@ -209,9 +213,11 @@ def _times(t: Any, y0: Tensor) -> tuple[list[float], Tensor | None, Tensor]:
     if not all(map(math.isfinite, times)):
         raise ValueError(f"`t` is finite; it holds {next(x for x in times if not math.isfinite(x))}.")
     sign = 1.0 if times[-1] >= times[0] else -1.0
-    for i, (a, b) in enumerate(zip(times, times[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(times)):
         if (b - a) * sign < 0:
-            raise ValueError(f"`t` is monotone; it goes from {a:g} to {b:g} at index {i + 1}. Sort it, with repeats if you like.")
+            raise ValueError(
+                f"`t` is monotone; it goes from {a:g} to {b:g} at index {i + 1}. Sort it, with repeats if you like."
+            )
     moving = ts if ts.requires_grad and torch.is_grad_enabled() else None
     return times, moving, ts
 
@@ -233,7 +239,9 @@ def _controller(
         if not callable(getattr(controller, "clock", None)):
             raise TypeError(f"`controller` is a PID, FixedStep or Grid; it is {controller!r}.")
         if fixed and isinstance(controller, PID):
-            raise ValueError(f'"{solver.name}" has no error estimate for a PID controller. Use FixedStep(dt), or "tsit5".')
+            raise ValueError(
+                f'"{solver.name}" has no error estimate for a PID controller. Use FixedStep(dt), or "tsit5".'
+            )
         return controller
     if not fixed:
         if dt is not None:
@@ -253,7 +261,9 @@ def _check_moving(moving: Tensor | None, control: Controller, save: Save, term: 
     if moving is None:
         return
     if not term.offers("rate") or solver.needs != "rate":
-        raise ValueError("`t` requires grad, and this term has no rate dy/dt to differentiate by time. Pass t.detach().")
+        raise ValueError(
+            "`t` requires grad, and this term has no rate dy/dt to differentiate by time. Pass t.detach()."
+        )
     if save.steps and not control.exact_times:
         raise ValueError("`t` requires grad, and Save(steps=True) keeps rows at other times. Pass t.detach().")
 
@@ -284,8 +294,7 @@ def _with_progress(hooks: Hooks, progress: Callable[[float], None] | None, times
     inner = hooks.on_accept
 
     def accepted(t0: Any, t1: Any, y0: Tensor, step: Any) -> None:
-        if inner is not None:
-            inner(t0, t1, y0, step)
+        inner(t0, t1, y0, step)
         progress((host(t1) - start) / span)
 
     return Hooks(hooks.on_step, accepted, hooks.on_reject)

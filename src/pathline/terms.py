@@ -1,12 +1,14 @@
 """Terms: what is integrated against what.
 
-A term offers ``rate(t, y, args)`` (an ODE), or ``control(t0, t1)`` and ``contract(t, y, control, args)`` (driven by data
-or noise). A solver names what it needs; a term that lacks it is refused.
+A term offers ``rate(t, y, args)`` (an ODE), or ``control(t0, t1)`` and ``contract(t, y, control, args)`` (driven by
+data or noise). A solver names what it needs; a term that lacks it is refused.
 """
 
 from __future__ import annotations
 
 import inspect
+import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +46,7 @@ class ODE(Term):
 
     def __init__(self, f: Callable[..., Any]) -> None:
         self.f = f
-        self.takes = _arity(f)
+        self.takes = _remembered_arity(f)
 
     def rate(self, t: Tensor, y: Any, args: Any) -> Any:
         """The slope at ``(t, y)``, in the structure of ``y``."""
@@ -53,6 +55,21 @@ class ODE(Term):
         if self.takes == 3:
             return self.f(t, y, args)
         return self.f(y)
+
+
+_ARITIES: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+
+
+def _remembered_arity(f: Callable[..., Any]) -> int:
+    """`_arity`, once a code object: reading a signature costs as much as an evaluation of a small field."""
+    target = type(f).forward if isinstance(f, nn.Module) and "forward" not in vars(f) else f
+    code = getattr(target, "__code__", None) if isinstance(target, types.FunctionType) else None
+    if code is None:
+        return _arity(f)
+    arity = _ARITIES.get(code)
+    if arity is None:
+        arity = _ARITIES[code] = _arity(f)
+    return arity
 
 
 def _arity(f: Callable[..., Any]) -> int:
@@ -117,10 +134,7 @@ class Bound:
     def rate(self, t: Time, y: Tensor, args: Any) -> Tensor:
         """dy/dt of the flat state."""
         self.stats.evaluations += 1
-        if self.differentiates:
-            dy = self._differentiating(t, y, args)
-        else:
-            dy = self._plain(t, y, args)
+        dy = self._differentiating(t, y, args) if self.differentiates else self._plain(t, y, args)
         if dy.__class__ is not Tensor or dy.shape != y.shape or dy.dtype != y.dtype or dy.device != y.device:
             dy = self._checked(dy, t, y)
         return dy
@@ -136,8 +150,7 @@ class Bound:
         return self.structure.ravel(contract(self.time(t), self.structure.unravel(y), control, args))
 
     def _plain(self, t: Time, y: Tensor, args: Any) -> Tensor:
-        grad = torch.is_grad_enabled()
-        if grad and not y.requires_grad:
+        if not y.requires_grad and torch.is_grad_enabled():
             y = y.detach()  # a field that calls y.requires_grad_() must not reach the caller's tensor
         try:
             return self._call(self.time(t), y, args)
@@ -165,14 +178,18 @@ class Bound:
     def _checked(self, dy: Any, t: Time, y: Tensor) -> Tensor:
         at = f"at t = {host(t):g}"
         if not isinstance(dy, Tensor):
-            raise TypeError(f"`f` returned {type(dy).__name__} for a tensor state, {at}. A field returns dy as a tensor.")
+            raise TypeError(
+                f"`f` returned {type(dy).__name__} for a tensor state, {at}. A field returns dy as a tensor."
+            )
         if dy.shape != y.shape:
             raise ValueError(
                 f"`f` returned shape {tuple(dy.shape)} for a state of shape {tuple(y.shape)}, {at}. "
                 "A field returns dy in the shape of y."
             )
         if dy.device != y.device:
-            raise ValueError(f"`f` returned dy on {dy.device} for a state on {y.device}, {at}. Move the field with .to().")
+            raise ValueError(
+                f"`f` returned dy on {dy.device} for a state on {y.device}, {at}. Move the field with .to()."
+            )
         if dy.dtype != y.dtype:
             if torch.is_autocast_enabled(y.device.type):
                 return dy.to(y.dtype)

@@ -59,7 +59,8 @@ def test_the_command_answers_without_torch(arguments: list[str]):
 def test_a_config_is_read_without_torch(name: str):
     run_python(
         "import sys\n"
-        f"import pathline.experiments as experiments\n"
-        f"import pathline.experiments.{name}.config\n"
+        "from pathline.experiments import find\n"
+        f"experiment = find({name!r})\n"
+        "experiment.config('tiny'), experiment.about, experiment.expected\n"
         "assert 'torch' not in sys.modules"
     )

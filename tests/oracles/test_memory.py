@@ -41,11 +41,10 @@ def peak(gradient, method, steps, rows=2):
         solution.y1.square().mean().backward()
         return solution
 
-    work()
     return peak_memory(work)
 
 
-@pytest.mark.parametrize("method", ["rk4", "dopri5"])
+@pytest.mark.parametrize("method", ["rk4", "tsit5"])
 def test_adjoint_is_flat_in_the_number_of_steps(method):
     few, many = peak("adjoint", method, 10), peak("adjoint", method, 1000)
     assert many <= 1.05 * few

@@ -44,6 +44,9 @@ def _entry(experiment: Experiment, width: int) -> str:
 def _hint(words: list[str]) -> str:
     vocabulary = {name for name in experiments()}
     for experiment in experiments().values():
-        vocabulary |= {word.lower().strip(",.") for word in f"{experiment.about.authors} {' '.join(experiment.about.tasks)}".split()}
+        vocabulary |= {
+            word.lower().strip(",.")
+            for word in f"{experiment.about.authors} {' '.join(experiment.about.tasks)}".split()
+        }
     hints = [did_you_mean(word.lower(), vocabulary) for word in words]
     return next(filter(None, hints), " Without a word, `pathline list` shows all of them.")

@@ -43,7 +43,10 @@ def print_results(folder: Path, results: Mapping[str, Any]) -> None:
 
 
 def _table(results: Mapping[str, Any]) -> Table:
-    table = Table(title=f"{results['title'] or results['experiment']} (preset {results['preset']}, seed {results['seed']})", title_justify="left")
+    table = Table(
+        title=f"{results['title'] or results['experiment']} (preset {results['preset']}, seed {results['seed']})",
+        title_justify="left",
+    )
     table.add_column("metric")
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("expected", no_wrap=True)

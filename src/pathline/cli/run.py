@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import tyro
+
 from pathline.experiments import Experiment, UnknownExperiment, experiments, find
 from pathline.experiments.launching import Options, launch
 from pathline.train.configs import ConfigError, did_you_mean, replaced, to_plain
@@ -28,21 +30,21 @@ pathline run NAME --help shows the flags of one."""
 class RunFlags:
     """How the experiment is carried out."""
 
-    preset: str = "default"
+    preset: Annotated[str, tyro.conf.arg(metavar="NAME")] = "default"
     """A named set of settings; further flags change it."""
-    config: Path | None = None
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Settings from a YAML file, such as --print-config prints; further flags change them."""
-    print_config: bool = False
+    print_config: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the settings as YAML and stop."""
     seed: int = 0
     """Of all random generators."""
-    device: str = "auto"
+    device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """auto, cpu, cuda, cuda:0 or mps."""
-    out: Path | None = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of this run, instead of runs/NAME-DATE-TIME."""
-    resume: str | None = None
+    resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
     """Go on with an interrupted run: its folder, or latest."""
-    max_time: str | None = None
+    max_time: Annotated[str | None, tyro.conf.arg(metavar="DURATION")] = None
     """Stop training after this time, as 90s, 5m or 1h30m, with a checkpoint and a report."""
     on_solve_failure: Literal["stop", "skip", "shrink-lr"] = "stop"
     """When a solve fails in training: stop, skip the batch (at most 1 in 100), or go back and halve the learning rate."""
@@ -50,9 +52,9 @@ class RunFlags:
     """Mixed precision of Lightning Fabric; 32-true leaves all dtypes as they are."""
     devices: int = 1
     """Devices, one process each. torchrun and fabric run are understood as well."""
-    replay: Path | None = None
+    replay: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Compute a failed batch again: a folder runs/.../failed/FIT/step-N."""
-    strict: bool = False
+    strict: tyro.conf.FlagCreatePairsOff[bool] = False
     """Exit with 1 where an expectation is missed."""
 
 
@@ -80,6 +82,7 @@ def main(words: list[str]) -> int:
 def carry_out(experiment: Experiment, config: Any, options: Options, *, strict: bool = False) -> int:
     """Launch, answer for what may go wrong, and print the table."""
     from pathline.cli.results import print_results, print_stopped
+    from pathline.status import SolveError
     from pathline.train.stopping import FitStopped, Interrupted, ReplayDone
 
     try:
@@ -90,6 +93,11 @@ def carry_out(experiment: Experiment, config: Any, options: Options, *, strict: 
     except KeyboardInterrupt as error:
         print_stopped(experiment.name, options, str(error))
         return 128 + error.signal if isinstance(error, Interrupted) else 130
+    except SolveError as error:
+        if options.replay is None:
+            raise
+        print(f"The batch fails again: {error}", file=sys.stderr)
+        return 1
     except FitStopped as error:
         print_stopped(experiment.name, options, str(error))
         return 1
@@ -108,8 +116,6 @@ def parse(experiment: Experiment, words: list[str]) -> tuple[RunFlags, Any]:
 
     Preset first, then file (or the run that is resumed), then flags: the later changes the earlier.
     """
-    import tyro
-
     flags, config = _defaults(experiment, words)
     wanted_help = any(word in ("-h", "--help") for word in words)
     if not wanted_help:
@@ -117,8 +123,8 @@ def parse(experiment: Experiment, words: list[str]) -> tuple[RunFlags, Any]:
     both = dataclasses.make_dataclass(
         "Both",
         [
-            ("run", Annotated[RunFlags, tyro.conf.arg(name="")]),
             ("experiment", Annotated[experiment.config_type, tyro.conf.arg(name="")]),
+            ("run", tyro.conf.OmitArgPrefixes[RunFlags]),
         ],
         frozen=True,
     )
@@ -128,7 +134,7 @@ def parse(experiment: Experiment, words: list[str]) -> tuple[RunFlags, Any]:
         args=words,
         prog=f"pathline run {experiment.name}",
         description=f"{about.title}. {about.summary}\n\nPresets: {', '.join(experiment.presets)}.",
-        default=both(flags, config),
+        default=both(config, flags),
     )
     return parsed.run, parsed.experiment  # pyright: ignore[reportAttributeAccessIssue] - made above
 
@@ -174,7 +180,9 @@ def _config_path(chosen: Mapping[str, str | None]) -> Path | None:
 def _run_of(failed: Path) -> Path:
     folder = failed.absolute().parent.parent.parent
     if not (folder / "config.yaml").is_file() or not failed.is_dir():
-        raise UsageError(f"`--replay` names a folder such as runs/NAME-DATE-TIME/failed/FIT/step-000041; {failed} is none.")
+        raise UsageError(
+            f"`--replay` names a folder such as runs/NAME-DATE-TIME/failed/FIT/step-000041; {failed} is none."
+        )
     return folder
 
 
@@ -190,11 +198,15 @@ def _read(path: Path, experiment: Experiment) -> dict[str, Any]:
     request = dict(request)
     name = request.pop("experiment", experiment.name)
     if name != experiment.name:
-        raise UsageError(f"{path} is of the experiment {name}, not {experiment.name}. Use: pathline run {name} --config {path}")
+        raise UsageError(
+            f"{path} is of the experiment {name}, not {experiment.name}. Use: pathline run {name} --config {path}"
+        )
     known = ("preset", "seed", "device", "on_solve_failure", "config")
     for key in request:
         if key not in known:
-            raise UsageError(f'{path} has the key "{key}".{did_you_mean(key, known)} The keys are: experiment, {", ".join(known)}.')
+            raise UsageError(
+                f'{path} has the key "{key}".{did_you_mean(key, known)} The keys are: experiment, {", ".join(known)}.'
+            )
     return request
 
 

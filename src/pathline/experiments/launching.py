@@ -36,7 +36,9 @@ class Options:
     replay: Path | None = None
 
 
-def launch(experiment: Experiment, config: Any = None, options: Options | None = None) -> tuple[Path, Mapping[str, Any]]:
+def launch(
+    experiment: Experiment, config: Any = None, options: Options | None = None
+) -> tuple[Path, Mapping[str, Any]]:
     """Run an experiment.
 
     Args:

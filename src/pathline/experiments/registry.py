@@ -88,7 +88,15 @@ class Experiment:
         """Whether each word occurs in the name, the label or the paper."""
         about = self.about
         text = " ".join(
-            [self.name, self.name.replace("_", " "), about.title, about.summary, about.authors, about.paper, str(about.year or "")]
+            [
+                self.name,
+                self.name.replace("_", " "),
+                about.title,
+                about.summary,
+                about.authors,
+                about.paper,
+                str(about.year or ""),
+            ]
         )
         text = f"{text} {' '.join(about.tasks)}".lower()
         return all(word.lower() in text for word in words)
@@ -133,7 +141,9 @@ def _folders(package: str) -> list[Path]:
     try:
         parent = importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise UnknownExperiment(f'{PACKAGES_VARIABLE} names the package "{package}", which cannot be imported: {error}.') from error
+        raise UnknownExperiment(
+            f'{PACKAGES_VARIABLE} names the package "{package}", which cannot be imported: {error}.'
+        ) from error
     return [config.parent for root in parent.__path__ for config in Path(root).glob("*/config.py")]
 
 

@@ -26,10 +26,10 @@ from pathline.terms import Bound, Term
 class Adjoint:
     """Integrate the adjoint ``a = dL/dy`` backwards in time, beside the state.
 
-    ``da/dt = -a^T df/dy``, ``dL/dtheta = integral of a^T df/dtheta``; at every output time the state is set to the stored
-    row and ``a`` jumps by the row's cotangent. Memory does not grow with the number of steps. The gradient is that of the
-    exact solution, not of the computed one: it is as accurate as the tolerances, and where the backward solve is unstable
-    (dissipative or stiff fields over long times) it is wrong; `Checkpointed` is not.
+    ``da/dt = -a^T df/dy``, ``dL/dtheta = integral of a^T df/dtheta``; at every output time the state is set to the
+    stored row and ``a`` jumps by the row's cotangent. Memory does not grow with the number of steps. The gradient is
+    that of the exact solution, not of the computed one: it is as accurate as the tolerances, and where the backward
+    solve is unstable (dissipative or stiff fields over long times) it is wrong; `Checkpointed` is not.
 
     Error control sees the state and the adjoint, not the parameters (the "seminorm" of Kidger et al.): these are
     quadratures, summed by a Gauss rule over the dense output of every accepted backward step. The equation is linear in
@@ -120,8 +120,8 @@ class _NoGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         raise RuntimeError(
-            'The dense output of a solve with gradient="adjoint" carries no gradient. Ask for the times you need in `t`, '
-            'or use gradient="checkpointed".'
+            'The dense output of a solve with gradient="adjoint" carries no gradient. Ask for the times you need in '
+            '`t`, or use gradient="checkpointed".'
         )
 
 
@@ -289,6 +289,6 @@ def _failed(result: Result, t1: float, t0: float) -> str:
         Status.NON_FINITE: "became infinite or NaN",
     }[result.status]
     return (
-        f"The adjoint, integrated backwards from t = {t1:g} to {t0:g}, {reason} at t = {result.t1:g}: solving the state "
-        'backwards is unstable here. Use gradient="checkpointed", which is exact and needs no backward solve.'
+        f"The adjoint, integrated backwards from t = {t1:g} to {t0:g}, {reason} at t = {result.t1:g}: solving the "
+        'state backwards is unstable here. Use gradient="checkpointed", which is exact and needs no backward solve.'
     )

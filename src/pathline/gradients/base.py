@@ -123,7 +123,9 @@ def aliases(tensors: Sequence[Tensor | None], create_graph: bool) -> list[Tensor
     With ``create_graph`` they stay linked to the originals; a gradient with respect to an alias still stops there.
     """
     if create_graph:
-        return [None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in tensors]
+        return [
+            None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in tensors
+        ]
     return [None if x is None else x.detach().requires_grad_() for x in tensors]
 
 

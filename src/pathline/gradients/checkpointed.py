@@ -83,9 +83,7 @@ class _Run:
         """State and carry before every step, from the flat list of them."""
         source = iter(tensors)
         pieces: list[Piece] = self.result.pieces
-        return [
-            (next(source) if k else first, next(source) if piece.carry else None) for k, piece in enumerate(pieces)
-        ]
+        return [(next(source) if k else first, next(source) if piece.carry else None) for k, piece in enumerate(pieces)]
 
 
 class _Solve(torch.autograd.Function):

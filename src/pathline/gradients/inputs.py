@@ -2,7 +2,7 @@
 
 Searched are a module's parameters, buffers and attributes, a function's closure, defaults and the globals it names, the
 object behind a bound method, `functools.partial`, containers, and `args`; then the graph of one evaluation, which
-shows what the search missed. What is missed by both is found by the backward passes, which look at the graph of every step.
+shows what the search missed. What both miss is found by the backward passes, which look at the graph of every step.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from torch.utils import _pytree as pytree
 
 #: Objects visited at most; a field that holds a whole data set is no reason to walk it.
 LIMIT = 20_000
+
+#: Packages whose code and classes hold no tensor of a field.
+_TRUSTED = {"torch", "numpy", "pathline", *sys.stdlib_module_names} - {"__main__"}
 
 Put = Callable[[Any], None]
 
@@ -186,7 +189,7 @@ def _plain(value: Any) -> bool:
 
 def _trusted(module: str) -> bool:
     top = module.partition(".")[0]
-    return top in ("torch", "numpy", "pathline") or top in sys.stdlib_module_names and top != "__main__"
+    return top in _TRUSTED
 
 
 def _names(code: types.CodeType) -> set[str]:

@@ -23,7 +23,8 @@ class Step(Protocol):
 
     Attributes:
         y1: the state at the end of the step.
-        error: an estimate of its local error, without gradient; None from a fixed-step method.
+        error: an estimate of its local error, without gradient; a pair of estimates, the finer first, from a method
+            that combines two; None from a fixed-step method.
         carry: what the next step takes over (the slope at the end): a tensor, a tuple of tensors, or None.
         failed: why the step could not be made (a Newton iteration that does not converge), else None; the controller
             then tries a shorter step.
@@ -32,7 +33,7 @@ class Step(Protocol):
     @property
     def y1(self) -> Tensor: ...
     @property
-    def error(self) -> Tensor | None: ...
+    def error(self) -> Tensor | tuple[Tensor, Tensor] | None: ...
     @property
     def carry(self) -> Any: ...
     @property
@@ -77,18 +78,24 @@ class Solver(Protocol):
         ...
 
 
-def combine(y: Tensor, dt: Time, weights: Sequence[float], ks: Sequence[Tensor]) -> Tensor:
+Weights = Sequence[tuple[int, float]]
+
+
+def sparse(weights: Sequence[Any]) -> Weights:
+    """The weights that are not zero, with their index."""
+    return [(i, float(w)) for i, w in enumerate(weights) if w]
+
+
+def combine(y: Tensor, dt: Time, weights: Weights, ks: Sequence[Tensor]) -> Tensor:
     """``y + dt * sum(w * k)``: one operation for each weight that is not zero.
 
     A chain of ``torch.add`` with ``alpha`` is half the cost of stacking the slopes, at the small sizes where overhead
     counts; a tensor ``dt`` carries the derivative with respect to the times.
     """
     if isinstance(dt, Tensor):
-        for w, k in zip(weights, ks, strict=False):
-            if w:
-                y = torch.addcmul(y, k, dt.to(k.dtype), value=w)
+        for i, w in weights:
+            y = torch.addcmul(y, ks[i], dt.to(ks[i].dtype), value=w)
         return y
-    for w, k in zip(weights, ks, strict=False):
-        if w:
-            y = torch.add(y, k, alpha=dt * w)
+    for i, w in weights:
+        y = torch.add(y, ks[i], alpha=dt * w)
     return y

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline._structure import host, real_dtype
-from pathline.solvers.base import combine
+from pathline._structure import host
+from pathline.solvers.base import Weights, combine, sparse
 
 if TYPE_CHECKING:
     from pathline.tableaus import Tableau
@@ -59,19 +59,32 @@ class RungeKutta:
         return self.tableau.dense_order
 
     @cached_property
-    def _rows(self) -> list[tuple[float, tuple[float, ...]]]:
+    def _rows(self) -> list[tuple[float, Weights]]:
         nodes, rows = self.tableau.c, self.tableau.a
-        return [(float(c), tuple(map(float, row))) for c, row in zip(nodes[1:], rows[1:], strict=True)]
+        return [(float(c), sparse(row)) for c, row in zip(nodes[1:], rows[1:], strict=True)]
 
     @cached_property
-    def _weights(self) -> tuple[float, ...]:
-        return tuple(map(float, self.tableau.b))
+    def _weights(self) -> Weights:
+        return sparse(self.tableau.b)
 
     @cached_property
-    def _extra(self) -> list[tuple[float, tuple[float, ...]]]:
+    def _errors(self) -> list[Weights]:
+        return [sparse(weights) for weights in self.tableau.error_weights]
+
+    @cached_property
+    def _polynomial(self) -> Tensor:
+        """``(degree, stages)``, double precision."""
+        return torch.from_numpy(self.tableau.dense_weights.T.copy())
+
+    @cached_property
+    def _powers(self) -> np.ndarray:
+        return np.arange(1, self.tableau.dense_weights.shape[1] + 1)
+
+    @cached_property
+    def _extra(self) -> list[tuple[float, Weights]]:
         """Stages that only dense output needs: the slope at the end, then the printed ones."""
         end = [] if self.fsal else [(1.0, self._weights)]
-        return end + [(float(c), tuple(map(float, row))) for c, row in self.tableau.extra]
+        return end + [(float(c), sparse(row)) for c, row in self.tableau.extra]
 
     def init(self, term: Bound, t0: Time, y0: Tensor, args: Any) -> Tensor:
         """The first slope."""
@@ -88,26 +101,21 @@ class RungeKutta:
         y1 = y_i if self.fsal else combine(y, dt, self._weights, ks)
         return RungeKuttaStep(self, term, t0, t1, y, y1, ks, args, self._error(dt, ks))
 
-    def _error(self, dt: Time, ks: list[Tensor]) -> Tensor | None:
-        if not self.tableau.embedded:
+    def _error(self, dt: Time, ks: list[Tensor]) -> Tensor | tuple[Tensor, Tensor] | None:
+        if not self._errors:
             return None
         with torch.no_grad():
             h = host(dt)
-            estimates = [_weighted(h, weights, ks) for weights in self.tableau.error_weights]
-            if len(estimates) == 1:
-                return estimates[0]
-            # Two estimates, of orders 5 and 3: e5^2 / |(e5, e3 / 10)| falls like h^8 (Hairer, Norsett, Wanner II.10).
-            fine, coarse = estimates[0].abs(), estimates[1].abs()
-            tiny = torch.finfo(fine.dtype).tiny
-            return fine * (fine / torch.hypot(fine, 0.1 * coarse).clamp_min_(tiny))
+            estimates = [_weighted(h, weights, ks) for weights in self._errors]
+        return estimates[0] if len(estimates) == 1 else (estimates[0], estimates[1])
 
 
-def _weighted(dt: float, weights: Sequence[float], ks: Sequence[Tensor]) -> Tensor:
+def _weighted(dt: float, weights: Weights, ks: Sequence[Tensor]) -> Tensor:
     """``dt * sum(w * k)``."""
-    terms = [(dt * w, k) for w, k in zip(weights, ks, strict=True) if w]
-    total = terms[0][1] * terms[0][0]
-    for w, k in terms[1:]:
-        total.add_(k, alpha=w)
+    (first, scale), *rest = weights
+    total = ks[first] * (dt * scale)
+    for i, w in rest:
+        total.add_(ks[i], alpha=dt * w)
     return total
 
 
@@ -127,7 +135,7 @@ class RungeKuttaStep:
         y1: Tensor,
         ks: list[Tensor],
         args: Any,
-        error: Tensor | None,
+        error: Tensor | tuple[Tensor, Tensor] | None,
     ) -> None:
         self.solver, self.term, self.args = solver, term, args
         self.t0, self.t1, self.y0, self.y1, self.ks, self.error = t0, t1, y0, y1, ks, error
@@ -159,20 +167,18 @@ class RungeKuttaStep:
         """``(degree + 1, *state)``: dense output in powers of theta."""
         slopes = self.slopes()
         dt = self.t1 - self.t0
-        matrix = torch.from_numpy(self.solver.tableau.dense_weights.T.copy()).to(slopes.device) * dt
+        matrix = self.solver._polynomial.to(slopes.device) * dt
         powers = (matrix.to(slopes.dtype) @ slopes.flatten(1)).view(-1, *self.y0.shape)
         return torch.cat([self.y0.unsqueeze(0), powers])
 
     def _weights(self, times: Sequence[float] | Tensor) -> Tensor:
         """``(len(times), stages)``: dt times the polynomial weights at these times."""
-        polynomial = self.solver.tableau.dense_weights
-        degree = polynomial.shape[1]
-        dt = self.t1 - self.t0
+        dt, powers = self.t1 - self.t0, self.solver._powers
         if isinstance(times, Tensor) or isinstance(dt, Tensor):
             times = torch.as_tensor(times, dtype=torch.float64)
             theta = ((times - self.t0) / dt).unsqueeze(-1)
-            powers = theta ** torch.arange(1, degree + 1, device=theta.device)
-            return powers @ torch.from_numpy(polynomial.T.copy()).to(theta.device) * dt
+            return theta ** torch.from_numpy(powers).to(theta.device) @ self.solver._polynomial.to(theta.device) * dt
         theta = (np.array(times) - self.t0) / dt
-        weights = dt * (np.power.outer(theta, np.arange(1, degree + 1)) @ polynomial.T)
-        return torch.from_numpy(weights).to(device=self.y0.device, dtype=real_dtype(self.y0.dtype))
+        # The small product is torch's too: a call of numpy's BLAS between those of torch's made both five times slower.
+        weights = torch.from_numpy(dt * theta[:, None] ** powers) @ self.solver._polynomial
+        return weights.to(device=self.y0.device, dtype=self.y0.dtype)

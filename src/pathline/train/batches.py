@@ -15,7 +15,9 @@ Batches = Callable[[int], Any] | Iterable[Any] | None
 """None for the full batch, a function of the step, or an iterable that is gone through again and again."""
 
 
-def minibatches(*tensors: Tensor, size: int, seed: int = 0, drop_last: bool = False) -> Callable[[int], tuple[Tensor, ...]]:
+def minibatches(
+    *tensors: Tensor, size: int, seed: int = 0, drop_last: bool = False
+) -> Callable[[int], tuple[Tensor, ...]]:
     """Shuffled batches as a pure function of the step: every epoch has its own permutation.
 
     Since nothing but ``(seed, step)`` decides a batch, a resumed fit gets the batches it would have had.
@@ -42,9 +44,9 @@ def minibatches(*tensors: Tensor, size: int, seed: int = 0, drop_last: bool = Fa
     if len(lengths) != 1:
         raise ValueError(f"`minibatches` takes tensors with equally many rows; they have {sorted(lengths)}.")
     count = lengths.pop()
-    per_epoch = count // size if drop_last else -(-count // size)
-    if size < 1 or per_epoch < 1:
+    if not 1 <= size <= count:
         raise ValueError(f"`size` has to lie between 1 and the number of samples, {count}; {size} came.")
+    per_epoch = count // size if drop_last else -(-count // size)
 
     def batch(step: int) -> tuple[Tensor, ...]:
         epoch, position = divmod(step, per_epoch)

@@ -49,7 +49,12 @@ def line_chart(series: Sequence[Series], *, log: bool, title: str, mark: tuple[f
     ys = _Axis(low, high, HEIGHT - BOTTOM, TOP, log=log)
     body = [_grid(xs, ys)]
     body += [_line(points[line.label], line.css, xs, ys) for line in series if points[line.label]]
-    if mark is not None and all(map(math.isfinite, mark)) and (mark[1] > 0.0 or not log) and xs.low <= mark[0] <= xs.high:
+    if (
+        mark is not None
+        and all(map(math.isfinite, mark))
+        and (mark[1] > 0.0 or not log)
+        and xs.low <= mark[0] <= xs.high
+    ):
         body.append(f'<circle class="mark" cx="{xs(mark[0]):.1f}" cy="{ys(mark[1]):.1f}" r="4"/>')
     inside = "".join(body)
     return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{inside}</svg>'
@@ -61,7 +66,11 @@ class _Axis:
         self._start, self._end = start, end
 
     def __call__(self, value: float) -> float:
-        low, high, at = (math.log10(number) for number in (self.low, self.high, value)) if self.log else (self.low, self.high, value)
+        low, high, at = (
+            (math.log10(number) for number in (self.low, self.high, value))
+            if self.log
+            else (self.low, self.high, value)
+        )
         share = (at - low) / (high - low) if high > low else 0.5
         return self._start + min(max(share, 0.0), 1.0) * (self._end - self._start)
 
@@ -115,7 +124,9 @@ def _grid(xs: _Axis, ys: _Axis) -> str:
     for tick in xs.ticks(5):
         at = xs(tick)
         pieces.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:g}</text>')
-    pieces.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
+    pieces.append(
+        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
+    )
     return "".join(pieces)
 
 

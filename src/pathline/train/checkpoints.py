@@ -79,7 +79,13 @@ def random_state() -> dict[str, Any]:
     kind, keys, position, has_gauss, cached = np.random.get_state()
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": [str(kind), torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -116,7 +122,9 @@ def _pack(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
         return {"$float": repr(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise TypeError(f"A checkpoint holds tensors, numbers, texts, lists and dicts; at `{path}` a {type(value).__name__} came.")
+    raise TypeError(
+        f"A checkpoint holds tensors, numbers, texts, lists and dicts; at `{path}` a {type(value).__name__} came."
+    )
 
 
 def _pack_tensor(value: torch.Tensor, path: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -137,7 +145,8 @@ def _unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     if "$tensor" in value:
-        tensor = tensors[value["$tensor"]]
+        # a fresh copy is aligned as all of torch's memory; a view into the file is not, and dot products then round differently
+        tensor = tensors[value["$tensor"]].clone()
         return torch.view_as_complex(tensor) if value.get("complex") else tensor
     if "$array" in value:
         return tensors[value["$array"]].numpy()

@@ -102,6 +102,8 @@ def from_plain(hint: Any, value: Any, where: str = "value") -> Any:
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):  # pyright: ignore[reportArgumentType] - a dataclass type here, not an instance
             return value
+        if not isinstance(value, Mapping):
+            raise _refuse(where, f"the fields of {hint.__name__} as a mapping", value)
         return replaced(hint(), value, where)  # pyright: ignore[reportCallIssue]
     if isinstance(hint, type) and issubclass(hint, Enum):
         return value if isinstance(value, hint) else _member(dict(hint.__members__), value, where)
@@ -122,7 +124,9 @@ def _first_fitting(hints: tuple[Any, ...], value: Any, where: str) -> Any:
             return from_plain(hint, value, where)
         except ConfigError:
             continue
-    names = " or ".join("nothing (null)" if hint is type(None) else getattr(hint, "__name__", str(hint)) for hint in hints)
+    names = " or ".join(
+        "nothing (null)" if hint is type(None) else getattr(hint, "__name__", str(hint)) for hint in hints
+    )
     raise _refuse(where, names, value)
 
 
@@ -139,7 +143,9 @@ def _sequence(kind: type, hints: tuple[Any, ...], value: Any, where: str) -> Any
     if kind is tuple and hints and hints[-1] is not Ellipsis:
         if len(hints) != len(value):
             raise _refuse(where, f"a list of {len(hints)}", value)
-        return tuple(from_plain(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True)))
+        return tuple(
+            from_plain(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True))
+        )
     inner = hints[0] if hints else Any
     return kind(from_plain(inner, item, f"{where}[{i}]") for i, item in enumerate(value))
 
@@ -148,7 +154,9 @@ def _mapping(hints: tuple[Any, ...], value: Any, where: str) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
         raise _refuse(where, "a mapping", value)
     key_hint, item_hint = hints or (Any, Any)
-    return {from_plain(key_hint, key, where): from_plain(item_hint, item, f"{where}.{key}") for key, item in value.items()}
+    return {
+        from_plain(key_hint, key, where): from_plain(item_hint, item, f"{where}.{key}") for key, item in value.items()
+    }
 
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:

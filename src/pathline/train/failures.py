@@ -110,7 +110,9 @@ def check_finite(value: torch.Tensor) -> float:
     """
     number = float(value.detach())
     if not math.isfinite(number):
-        raise NonFiniteLoss(f"The loss became {number}. A loss is finite; look at the data, the learning rate and the solver.")
+        raise NonFiniteLoss(
+            f"The loss became {number}. A loss is finite; look at the data, the learning rate and the solver."
+        )
     return number
 
 

@@ -92,5 +92,3 @@ def _strict(value: Any) -> Any:
     if hasattr(value, "item"):  # numbers of numpy and torch
         return _strict(value.item())
     return str(value)
-
-

@@ -156,7 +156,9 @@ class Keeper:
             return ""
         folder = self._run.folder / "failed" / self.name / f"step-{step:06d}"
         try:
-            write_folder(folder, {"batch": batch, "model": dict(self._model.state_dict()), "random": self._before_forward})
+            write_folder(
+                folder, {"batch": batch, "model": dict(self._model.state_dict()), "random": self._before_forward}
+            )
         except TypeError as error:  # a batch of the user's own class
             self.event("batch not kept", step=step, message=str(error))
             return ""
@@ -181,7 +183,9 @@ class Keeper:
         self._model.load_state_dict(trees["model"])
         torch.set_rng_state(trees["random"]["torch"])
         value = compute(trees["batch"])
-        raise ReplayDone(f"The batch of {self.name} {self._run.replay.name} can be solved now: its loss is {float(value):.6g}.")
+        raise ReplayDone(
+            f"The batch of {self.name} {self._run.replay.name} can be solved now: its loss is {float(value.detach()):.6g}."
+        )
 
     # --- the rest ------------------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ def lbfgs_iteration(
         value = entry(None)
         first.append((check_finite(value), dict(entry.module.extra)))
         fabric.backward(value)
-        return value
+        return value.detach()
 
     try:
         optimizer.step(closure)  # pyright: ignore[reportArgumentType] - torch annotates floats, and calls .item() itself

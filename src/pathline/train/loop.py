@@ -100,7 +100,9 @@ def fit(
     Example:
         >>> net = torch.nn.Linear(1, 1)
         >>> x = torch.linspace(-1.0, 1.0, 16)[:, None]
-        >>> history = fit(net, lambda model, _: ((model(x) - 3.0 * x) ** 2).mean(), steps=200, lr=0.1, quiet=True)
+        >>> history = fit(
+        ...     net, lambda model, _: ((model(x) - 3.0 * x) ** 2).mean(), steps=200, lr=0.1, quiet=True
+        ... )
         >>> history.final_loss < 1e-3
         True
     """
@@ -114,7 +116,15 @@ def fit(
     watch, factor = _Watch(fabric, model, evaluate), make_schedule(schedule, steps)
     every, total = evaluate_every or max(1, steps // 100), steps + lbfgs_steps
     initial_lrs = [group["lr"] for group in updates.param_groups]
-    parts = {"updates": updates, "polish": polish, "batches": source, "policy": policy, "best": best, "watch": watch, "loss": loss}
+    parts = {
+        "updates": updates,
+        "polish": polish,
+        "batches": source,
+        "policy": policy,
+        "best": best,
+        "watch": watch,
+        "loss": loss,
+    }
     keeper = Keeper(run, name, model, best, parts, max_time)
     history, step = keeper.restore()
     keeper.replay(lambda batch: entry(fabric.to_device(batch)))
@@ -127,7 +137,9 @@ def fit(
         def halts() -> bool:
             if _anywhere(fabric, flag.signal is not None):
                 keeper.save(history, step)
-                raise Interrupted(f"The fit {name} was interrupted after {step} of {total} steps.", flag.signal or SIGINT)
+                raise Interrupted(
+                    f"The fit {name} was interrupted after {step} of {total} steps.", flag.signal or SIGINT
+                )
             if _anywhere(fabric, keeper.out_of_time):
                 history.stopped = "max-time"
             keeper.save_sometimes(history, step)
@@ -188,7 +200,7 @@ class _Entry(nn.Module):
         if not isinstance(value, Tensor) or value.ndim != 0:
             came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise ValueError(f"`loss` returns a scalar tensor; {came} came. Take the mean or the sum of it.")
-        self.extra = {name: float(number) for name, number in extra.items()}
+        self.extra = {name: float(torch.as_tensor(number).detach()) for name, number in extra.items()}
         return value
 
 
@@ -298,9 +310,13 @@ def _dealt_out(fabric: Fabric, batches: Batches) -> Batches:
 
 def _check_options(steps: int, lbfgs_steps: int, batches: Batches, every: int | None, patience: int | None) -> None:
     if steps < 0 or lbfgs_steps < 0 or steps + lbfgs_steps < 1:
-        raise ValueError(f"`steps` and `lbfgs_steps` are counts with a sum of at least 1; {steps} and {lbfgs_steps} came.")
+        raise ValueError(
+            f"`steps` and `lbfgs_steps` are counts with a sum of at least 1; {steps} and {lbfgs_steps} came."
+        )
     if lbfgs_steps and batches is not None:
-        raise ValueError("`lbfgs_steps` needs the same loss at every evaluation. Leave out `batches`, or set `lbfgs_steps=0`.")
+        raise ValueError(
+            "`lbfgs_steps` needs the same loss at every evaluation. Leave out `batches`, or set `lbfgs_steps=0`."
+        )
     for label, number in (("evaluate_every", every), ("patience", patience)):
         if number is not None and number < 1:
             raise ValueError(f"`{label}` is at least 1; {number} came.")

@@ -39,7 +39,13 @@ def write_report(folder: Path) -> Path:
         loader=PackageLoader("pathline.train", "templates"),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": number, "markdown": _markdown, "cell": _cell, "duration": _duration, "words": _words}
+    environment.filters |= {
+        "number": number,
+        "markdown": _markdown,
+        "cell": _cell,
+        "duration": _duration,
+        "words": _words,
+    }
     page = environment.get_template("report.html.j2").render(
         results=results,
         verdict=verdict(results),
@@ -108,8 +114,13 @@ def _metric_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         bounds = metric["expected"] or [None]
         for bound in bounds:
             kind = "none" if bound is None else "pass" if bound["met"] else "miss"
-            rows.append({"name": metric["name"], "value": metric["value"], "unit": metric["unit"], "bound": bound, "kind": kind})
-    rows += [{"name": bound["metric"], "value": None, "unit": "", "bound": bound, "kind": "open"} for bound in results["missing"]]
+            rows.append(
+                {"name": metric["name"], "value": metric["value"], "unit": metric["unit"], "bound": bound, "kind": kind}
+            )
+    rows += [
+        {"name": bound["metric"], "value": None, "unit": "", "bound": bound, "kind": "open"}
+        for bound in results["missing"]
+    ]
     return sorted(rows, key=lambda row: row["kind"] == "none")
 
 
@@ -121,7 +132,9 @@ def _fit(name: str, facts: Mapping[str, Any], columns: Mapping[str, list[float]]
     steps = columns.get("step", [])
     loss = [Series("training loss", "first", steps, columns.get("loss", []))]
     watched = columns.get("watched", [])
-    other = [y for y, trained in zip(watched, columns.get("loss", []), strict=False) if not math.isnan(y) and y != trained]
+    other = [
+        y for y, trained in zip(watched, columns.get("loss", []), strict=False) if not math.isnan(y) and y != trained
+    ]
     if other:
         loss.append(Series("watched", "second", steps, watched))
     best = facts["best_step"]
@@ -136,7 +149,9 @@ def _fit(name: str, facts: Mapping[str, Any], columns: Mapping[str, list[float]]
         **facts,
         "loss_chart": Markup(line_chart(loss, log=True, title=f"Loss of {name} over the steps", mark=mark)),
         "loss_legend": [(line.label, line.css) for line in loss] if len(loss) > 1 else [],
-        "count_chart": Markup(line_chart(counts, log=False, title=f"Field evaluations of {name} a step")) if counts else "",
+        "count_chart": Markup(line_chart(counts, log=False, title=f"Field evaluations of {name} a step"))
+        if counts
+        else "",
         "count_legend": [(line.label, line.css, line.known()[-1][1]) for line in counts],
     }
 
@@ -231,4 +246,3 @@ _RENDERER = MarkdownIt("commonmark", {"html": False, "typographer": False}).enab
 
 def _markdown(text: str, inline: bool = False) -> Markup:
     return Markup(_RENDERER.renderInline(text) if inline else _RENDERER.render(text))
-

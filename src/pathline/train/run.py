@@ -103,7 +103,12 @@ class Run:
         quiet: bool = False,
     ) -> None:
         self.name, self.config, self.preset, self.seed = name, config, preset, seed
-        self.on_solve_failure, self.resumed, self.replay, self.quiet = on_solve_failure, resumed or replay is not None, replay, quiet
+        self.on_solve_failure, self.resumed, self.replay, self.quiet = (
+            on_solve_failure,
+            resumed or replay is not None,
+            replay,
+            quiet,
+        )
         self.fabric = make_fabric(device, devices, precision)
         self.device: torch.device = self.fabric.device
         self.folder = Path(self.fabric.broadcast(str(folder))) if self.fabric.world_size > 1 else Path(folder)
@@ -143,7 +148,9 @@ class Run:
 
         _check_name(name)
         if name in self._fitted:
-            raise ValueError(f'The run already has a fit called "{name}". Give each fit a name of its own, such as "{name}-2".')
+            raise ValueError(
+                f'The run already has a fit called "{name}". Give each fit a name of its own, such as "{name}-2".'
+            )
         self._fitted.add(name)
         return fit(model, loss, run=self, name=name, **options)
 
@@ -165,7 +172,9 @@ class Run:
         """
         for row in rows:
             if len(row) != len(columns):
-                raise ValueError(f"The table {title!r} has {len(columns)} columns; a row with {len(row)} came: {list(row)!r}.")
+                raise ValueError(
+                    f"The table {title!r} has {len(columns)} columns; a row with {len(row)} came: {list(row)!r}."
+                )
         self._tables.append({"title": title, "columns": list(columns), "rows": [list(row) for row in rows]})
 
     def figure(self, name: str, figure: Figure, caption: str = "") -> None:
@@ -272,7 +281,9 @@ class Run:
             raise
         late = [name for name, history in self.histories.items() if history.stopped == "max-time"]
         if late:
-            return self.finish("out of time", f"The time was used up in the fit {late[0]}; what follows is of an unfinished fit.")
+            return self.finish(
+                "out of time", f"The time was used up in the fit {late[0]}; what follows is of an unfinished fit."
+            )
         return self.finish()
 
     # --- the rest ------------------------------------------------------------------------------------------------
@@ -314,11 +325,15 @@ def make_fabric(device: str = "auto", devices: int = 1, precision: str = "32-tru
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     known = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind not in known or (index and not index.isdigit()):
-        raise ValueError(f'`device` is "auto", "cpu", "cuda", "cuda:0" or "mps"; {device!r} came.{did_you_mean(kind, ("auto", *known))}')
+        raise ValueError(
+            f'`device` is "auto", "cpu", "cuda", "cuda:0" or "mps"; {device!r} came.{did_you_mean(kind, ("auto", *known))}'
+        )
     if not known[kind]:
         raise ValueError(f'`device` is {device!r}, but torch finds no such device here. Use device="cpu".')
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
-        raise ValueError(f"`device` is {device!r}, but there are {torch.cuda.device_count()} GPUs here, counted from 0.")
+        raise ValueError(
+            f"`device` is {device!r}, but there are {torch.cuda.device_count()} GPUs here, counted from 0."
+        )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if os.environ.get("LT_CLI_USED") == "1":
         fabric = Fabric(precision=precision)  # pyright: ignore[reportArgumentType] - checked by Fabric

@@ -1,4 +1,4 @@
-"""Docstrings write formulas as the pages do, `$...$` and `$$...$$`; Sphinx reads them as reStructuredText."""
+"""Docstrings write formulas and code as the pages do, `$...$` and single backticks; Sphinx wants reStructuredText."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import Any
 from sphinx.application import Sphinx
 
 BLOCK = re.compile(r"^( *)\$\$(.+?)\$\$", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"(?<![`:\w])`([^`]+)`(?![`_\w])")
 INLINE = re.compile(r"(?<![`$\w])\$([^$`]+?)\$(?![`$\w])")
+
+
+def as_literal(match: re.Match[str]) -> str:
+    # Napoleon reads line by line, and would see half a literal in each of two lines.
+    return f"``{' '.join(match[1].split())}``"
 
 
 def as_directive(match: re.Match[str]) -> str:
@@ -18,7 +24,7 @@ def as_directive(match: re.Match[str]) -> str:
 
 
 def rewrite(text: str) -> str:
-    return INLINE.sub(r":math:`\1`", BLOCK.sub(as_directive, text))
+    return INLINE.sub(r":math:`\1`", BLOCK.sub(as_directive, CODE.sub(as_literal, text)))
 
 
 def on_docstring(_app: Sphinx, _what: str, _name: str, _obj: object, _options: object, lines: list[str]) -> None:
