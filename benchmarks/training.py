@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import pathline
 from benchmarks.rows import Row
-from benchmarks.timing import compare
+from benchmarks.timing import compare, seconds
 
 RTOL, ATOL = 1e-5, 1e-6
 PEER = "torchdiffeq"
@@ -59,6 +60,18 @@ class Task:
         def work() -> None:
             self.field.zero_grad(set_to_none=True)
             trajectory(gradient).square().mean().backward()
+
+        return work
+
+    def floor(self, evaluations: int) -> Callable[[], None]:
+        """A chain of as many evaluations and their backward pass: what no solver can go below."""
+
+        def work() -> None:
+            self.field.zero_grad(set_to_none=True)
+            y, t = self.y0, torch.zeros(())
+            for _ in range(evaluations):
+                y = torch.add(y, self.field(t, y), alpha=0.01)
+            y.square().mean().backward()
 
         return work
 
@@ -154,6 +167,9 @@ def training_row(name: str, task: Task, gradient: str, bar: float | None, pairs:
         slopes.append(float((task.gradient() - slope).norm() / slope.norm()))
     timed = compare(ours, theirs, pairs=pairs)
     notes = {"ms": timed.milliseconds(), **notes, "gradient error": tuple(slopes)}
+    if gradient == "backprop":
+        floor = task.floor(count(task.field, ours))
+        notes["floor ms"] = 1e3 * statistics.median(seconds(floor) for _ in range(max(5, pairs // 5)))
     return Row(f"{name}, {gradient}", timed.ratio, timed.bounds[0], "x", bar, notes=notes)
 
 

@@ -32,7 +32,7 @@ class Structure:
             if leaf.dtype != first.dtype or leaf.device != first.device:
                 raise TypeError(
                     f"`y0`: all tensors of a state share dtype and device; found {first.dtype} on {first.device} and "
-                    f"{leaf.dtype} on {leaf.device}. Convert with .to({first.dtype})."
+                    f"{leaf.dtype} on {leaf.device}. Convert with .to({str(first.device)!r}, {first.dtype})."
                 )
         self.shapes = [leaf.shape for leaf in leaves]
         self.sizes = [leaf.numel() for leaf in leaves]
@@ -131,7 +131,10 @@ def _real(dtype: torch.dtype) -> torch.dtype:
 
 def _check_leaf(leaf: Any) -> None:
     if not isinstance(leaf, Tensor):
-        raise TypeError(f"`y0` is a tensor, or a tuple or dict of tensors; found {type(leaf).__name__} {leaf!r}.")
+        raise TypeError(
+            f"`y0` is a tensor, or a tuple or dict of tensors; found {type(leaf).__name__} {leaf!r}. "
+            "Convert it with torch.as_tensor(...)."
+        )
     if not (leaf.is_floating_point() or leaf.is_complex()):
         raise TypeError(f"`y0` is floating or complex; it has dtype {leaf.dtype}. Pass y0.float() or y0.double().")
 

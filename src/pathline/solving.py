@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -197,7 +198,10 @@ def _times(t: Any, y0: Tensor) -> tuple[list[float], Tensor | None, Tensor]:
             wide = [torch.as_tensor(x, dtype=torch.float64, device=y0.device) for x in items]
             ts = torch.stack(wide) if all(x.dim() == 0 for x in wide) else torch.cat(wide)
         else:
-            ts = torch.tensor([float(x) for x in items], dtype=torch.float64, device=y0.device)
+            try:
+                ts = torch.from_numpy(np.array(items, dtype=np.float64)).to(y0.device)
+            except (TypeError, ValueError):
+                raise TypeError(f"`t` is a tensor of times, or (t0, t1); it is {t!r}.") from None
     if ts.dim() == 2:
         raise ValueError(
             f"`t` has shape {tuple(ts.shape)}. On the shared clock all samples have the same times, a 1-d tensor; "
@@ -236,8 +240,8 @@ def _controller(
     if controller is not None:
         if dt is not None:
             raise ValueError("`dt` and `controller` were both given; FixedStep(dt) is a controller already. Keep one.")
-        if not callable(getattr(controller, "clock", None)):
-            raise TypeError(f"`controller` is a PID, FixedStep or Grid; it is {controller!r}.")
+        if isinstance(controller, type) or not callable(getattr(controller, "clock", None)):
+            raise TypeError(f"`controller` is an object such as PID(), FixedStep(dt) or Grid(); it is {controller!r}.")
         if fixed and isinstance(controller, PID):
             raise ValueError(
                 f'"{solver.name}" has no error estimate for a PID controller. Use FixedStep(dt), or "tsit5".'
@@ -275,7 +279,7 @@ def _tolerance(name: str, value: Any, default: float, structure: Structure, like
     found = structure.broadcast(value, real, name)
     low = found.min().item() if isinstance(found, Tensor) and found.numel() else found
     if isinstance(low, float) and not 0 <= low < math.inf:
-        raise ValueError(f"`{name}` is a number >= 0; it is {low}.")
+        raise ValueError(f"`{name}` is a finite number >= 0; it is {low:g}.")
     return found
 
 

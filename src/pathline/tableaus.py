@@ -524,7 +524,7 @@ DOPRI8 = printed(
         ],
     ),
     source="Prince and Dormand (1981), High order embedded Runge-Kutta formulae; estimates of order 5 and 3 and "
-    "dense output of order 7 by Hairer, Norsett and Wanner (1993), Solving Ordinary Differential Equations I, code DOP853",
+    "dense output of order 7 by Hairer, Norsett and Wanner (1993), Solving Ordinary Differential Equations I (DOP853)",
 )
 
 #: Every explicit tableau by its name.

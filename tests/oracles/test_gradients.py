@@ -292,12 +292,23 @@ def test_dense_output_is_differentiable():
 
 
 def test_sensitivity_is_the_adjoint_state():
-    """a(t) = exp(A^T (T - t)) c for L = c . z(T)."""
-    c = WEIGHTS[1]
-    solution = pathline.solve(
-        linear, Z0.clone().requires_grad_(), (0.2, 1.7), args=A, rtol=1e-9, atol=1e-11, save=pathline.Save(dense=True)
-    )
-    curve = pathline.sensitivity(solution, lambda solution: c @ solution.y1)
-    for s in (0.2, 0.5, 1.1, 1.7):
-        truth = torch.linalg.matrix_exp(A.T * (1.7 - s)) @ c
-        assert relative_error(curve(torch.tensor(s, dtype=torch.float64)), truth) <= 1e-6
+    """a(t) = sum over the output times s >= t of exp(A^T (s - t)) c_s: a jump by c_s at every one."""
+    solution = pathline.solve(linear, Z0, TIMES, args=A, rtol=1e-9, atol=1e-11)
+    curve = pathline.sensitivity(solution, lambda ys: (WEIGHTS * ys).sum())
+    for s in (0.2, 0.35, 0.5, 1.0, 1.7):
+        for after in (False, True):
+            later = [i for i, t in enumerate(TIMES.tolist()) if t > s or (t == s and not after)]
+            truth = sum(torch.linalg.matrix_exp(A.T * (TIMES[i] - s)) @ WEIGHTS[i] for i in later)
+            if later:
+                assert relative_error(curve(s, after=after), truth) <= 1e-6
+    times = torch.tensor([0.3, 0.9, 1.4], dtype=torch.float64)
+    torch.testing.assert_close(curve.derivative(times), -curve(times) @ A, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gradient", MODES)
+def test_sensitivity_at_the_start_is_the_gradient(gradient):
+    field, y0 = TanhField(), start().requires_grad_()
+    solution = pathline.solve(field, y0, TIMES, rtol=1e-9, atol=1e-10, gradient=gradient)
+    (truth,) = torch.autograd.grad(several_times_loss(solution.ys), y0, retain_graph=True)
+    curve = pathline.sensitivity(solution, several_times_loss)
+    assert relative_error(curve(float(TIMES[0])), truth) <= 1e-6

@@ -76,7 +76,9 @@ def _dispatch(words: list[str]) -> int:
 def _command(name: str) -> Command:
     import importlib
 
-    return importlib.import_module(f"pathline.cli.{name}").main
+    # a module called `list` would hide the builtin in this one
+    module = {"list": "listing"}.get(name, name)
+    return importlib.import_module(f"pathline.cli.{module}").main
 
 
 def _listed(names: list[str]) -> str:

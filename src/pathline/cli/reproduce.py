@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pathline.experiments import UnknownExperiment, experiments, find
+import tyro
+
+from pathline.experiments import experiments, find
 from pathline.experiments.reproducing import RESULTS, SEEDS, reproduce
 
 
@@ -16,7 +18,7 @@ from pathline.experiments.reproducing import RESULTS, SEEDS, reproduce
 class ReproduceFlags:
     """Which runs, and where their summary goes."""
 
-    names: tuple[str, ...] = ()
+    names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME")] = ()
     """The experiments; all of them if none is named."""
     seeds: tuple[int, ...] = SEEDS
     """One run each."""
@@ -30,18 +32,17 @@ class ReproduceFlags:
 
 def main(words: list[str]) -> int:
     """Run everything and print a table; 1 where a mean or a worst seed misses its bound."""
-    import tyro
-
     flags = tyro.cli(
-        Annotated[ReproduceFlags, tyro.conf.arg(name="")],
+        ReproduceFlags,
         args=words,
         prog="pathline reproduce",
         description="Run the experiments for several seeds, and record mean, spread and versions.",
-        config=(tyro.conf.PositionalRequiredArgs,),
     )
     try:
         chosen = [find(name) for name in flags.names] or list(experiments().values())
-    except UnknownExperiment as error:
+        for experiment in chosen:
+            experiment.config(flags.preset)  # refuses an unknown preset before the first run
+    except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     kept = True

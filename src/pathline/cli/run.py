@@ -83,6 +83,7 @@ def carry_out(experiment: Experiment, config: Any, options: Options, *, strict: 
     """Launch, answer for what may go wrong, and print the table."""
     from pathline.cli.results import print_results, print_stopped
     from pathline.status import SolveError
+    from pathline.train.run import DeviceError
     from pathline.train.stopping import FitStopped, Interrupted, ReplayDone
 
     try:
@@ -101,7 +102,7 @@ def carry_out(experiment: Experiment, config: Any, options: Options, *, strict: 
     except FitStopped as error:
         print_stopped(experiment.name, options, str(error))
         return 1
-    except (FileExistsError, ConfigError) as error:
+    except (FileExistsError, DeviceError) as error:
         print(error, file=sys.stderr)
         return 2
     if not _is_first():

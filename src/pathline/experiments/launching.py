@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,37 +49,34 @@ def launch(
         The run folder, and the results as they stand in ``metrics.json``.
 
     Raises:
+        DeviceError: Where the device is not there.
         FileExistsError: Where ``out`` already holds a run.
         KeyboardInterrupt: After Ctrl-C, when checkpoint and report are written.
     """
-    from pathline.train.run import Run
+    from pathline.train.run import Run, make_fabric
 
     options = options or Options()
     if config is None:
         config = experiment.config(options.preset)
-    folder = _folder(experiment, options)
+    fabric = make_fabric(options.device, options.devices, options.precision)  # may refuse, before there is a folder
+    folder = _folder(experiment, options, first=fabric.is_global_zero)
     run = Run(
         experiment.name, config, folder=folder, preset=options.preset, seed=options.seed, device=options.device,
         expected=experiment.expected, about=experiment.about, changed=experiment.changed(config, options.preset),
         max_time=options.max_time, on_solve_failure=options.on_solve_failure, resumed=options.resumed,
-        replay=options.replay, precision=options.precision, devices=options.devices, quiet=options.quiet,
+        replay=options.replay, fabric=fabric, quiet=options.quiet,
     )  # fmt: skip
     if run.writes and run.folder.parent.resolve() == RUNS.resolve():
         point_to(run.folder)
     return run.folder, run.carry_out(experiment)
 
 
-def _folder(experiment: Experiment, options: Options) -> Path:
+def _folder(experiment: Experiment, options: Options, first: bool) -> Path:
     if options.out is None:
-        return new_folder(RUNS, experiment.name) if _is_first() else RUNS
-    if not options.resumed and options.replay is None and (options.out / "config.yaml").exists():
+        return new_folder(RUNS, experiment.name) if first else RUNS  # the others are told by the first
+    if first and not options.resumed and options.replay is None and (options.out / "config.yaml").exists():
         raise FileExistsError(
             f"{options.out} already holds a run. Choose another `--out`, or go on with it: pathline run {experiment.name} "
             f"--resume {options.out}"
         )
     return options.out
-
-
-def _is_first() -> bool:
-    """Whether this process chooses the folder: the others, started by a launcher, are told by the first."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0

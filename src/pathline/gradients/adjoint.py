@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pathline._structure import Structure, host
 from pathline.controllers import PID, Controller, Grid
-from pathline.gradients.base import Kept, add, aliases, gather, inner, pull_back, timed
-from pathline.gradients.recompute import Recipe, Watch, prepare
+from pathline.gradients.base import Kept, add, gather, inner, timed
+from pathline.gradients.recompute import Recipe, Tape, prepare
 from pathline.loop import Hooks, Problem, Result, integrate
 from pathline.saving import Save
 from pathline.solvers import Solver, find_solver
@@ -151,18 +151,22 @@ def sweep(
         keep: called with each interval's solve (dense) and the scale of its adjoint.
     """
     create_graph = torch.is_grad_enabled()
+    if create_graph and t is not None:
+        raise RuntimeError(
+            'Second derivatives with respect to `t` are not offered by gradient="adjoint". Use gradient="checkpointed".'
+        )
     problem = recipe.problem
-    with recipe.leaves(tensors, create_graph) as (inputs, args), torch.set_grad_enabled(create_graph):
-        backward = _Backward(config, recipe, inputs, args, create_graph)
+    backward = _Backward(config, recipe, tensors, create_graph)
+    with backward.tape.open(), torch.set_grad_enabled(create_graph):
         adjoint = torch.zeros_like(rows[0])
         slopes: list[Tensor] = []
         for i in range(len(times) - 1, 0, -1):
             if t is not None:
-                slopes.append(inner(g[i], backward.rate(t[i], rows[i])))
+                slopes.append(inner(g[i], backward.rate(times[i], rows[i])))
             adjoint = adjoint + g[i]
             adjoint = backward.interval(times[i], times[i - 1], rows[i], adjoint, keep)
         if t is not None:
-            slopes.append(-inner(adjoint, backward.rate(t[0], rows[0])))
+            slopes.append(-inner(adjoint, backward.rate(times[0], rows[0])))
         g_t = None if t is None else torch.stack(slopes[::-1]).to(t.dtype)
         if g_t is not None and len(times) < len(problem.times):
             g_t = torch.cat([g_t, g_t.new_zeros(len(problem.times) - len(times))])
@@ -175,10 +179,8 @@ def sweep(
 class _Backward:
     """The augmented system between two output times, and the sums of the parameters' quadratures."""
 
-    def __init__(
-        self, config: Adjoint, recipe: Recipe, inputs: Sequence[Tensor], args: Any, create_graph: bool
-    ) -> None:
-        self.recipe, self.inputs, self.args, self.create_graph = recipe, inputs, args, create_graph
+    def __init__(self, config: Adjoint, recipe: Recipe, inputs: Sequence[Tensor], create_graph: bool) -> None:
+        self.create_graph = create_graph
         self.problem = problem = recipe.problem
         self.solver = problem.solver if config.method is None else find_solver(config.method)
         self.rtol = problem.rtol if config.rtol is None else config.rtol
@@ -186,15 +188,15 @@ class _Backward:
         self.controller = config.controller or problem.controller
         self.stats = Stats()
         self.field = problem.term.counting(self.stats)
-        self.watch = Watch(recipe)
+        self.tape = Tape(recipe, None, inputs, create_graph)
         self.total: list[Tensor | None] = [None] * len(inputs)
         self.first_step: float | None = None
         points = (getattr(self.solver, "dense_order", 3) + 2) // 2
         self.nodes, self.weights = np.polynomial.legendre.leggauss(points)
 
-    def rate(self, t: float | Tensor, y: Tensor) -> Tensor:
+    def rate(self, t: float, y: Tensor) -> Tensor:
         """The field itself."""
-        return self.field.rate(t, y, self.args)
+        return self.field.rate(t, y, self.tape.args)
 
     def interval(
         self, t1: float, t0: float, y: Tensor, adjoint: Tensor, keep: Callable[[Result, Tensor], None] | None
@@ -222,7 +224,7 @@ class _Backward:
         def accepted(a: Any, b: Any, _: Tensor, step: Any) -> None:
             a, b = host(a), host(b)
             self.first_step = abs(b - a) if self.first_step is None or b != t0 else self.first_step
-            if self.inputs:
+            if self.total:
                 self._quadrature(a, b, step, scale)
 
         return Problem(
@@ -253,12 +255,8 @@ class _Backward:
     def augmented(self, t: Tensor, state: Tensor) -> Tensor:
         """``d/dt (y, a) = (f, -a^T df/dy)``."""
         y, a = state[0], state[1]
-        with torch.enable_grad():
-            (y,) = aliases([y], self.create_graph)
-            assert y is not None
-            dy = self.field.rate(t, y, self.args)
-        self.watch.check([dy], [y, *self.inputs], host(t))
-        (da,) = pull_back([dy], [a], [y], self.create_graph)
+        (dy,), (da,) = self._pull(t, y, a, parameters=False)
+        assert dy is not None
         down = torch.zeros_like(a) if da is None else -da
         return torch.stack([dy if self.create_graph else dy.detach(), down])
 
@@ -267,11 +265,17 @@ class _Backward:
         half, middle = (b - a) / 2, (a + b) / 2
         times = [middle + half * node for node in self.nodes]
         for s, weight, (y, adjoint) in zip(times, self.weights, step.rows(times), strict=True):
-            with torch.enable_grad():
-                dy = self.field.rate(s, y, self.args)
-            cotangent = adjoint * (scale * (-half * weight))
-            grads = pull_back([dy], [cotangent], self.inputs, self.create_graph)
+            _, grads = self._pull(s, y, adjoint * (scale * (-half * weight)), parameters=True)
             self.total = [add(x, g) for x, g in zip(self.total, grads, strict=True)]
+
+    def _pull(self, t: Any, y: Tensor, a: Tensor, *, parameters: bool) -> tuple[Any, Sequence[Tensor | None]]:
+        """The rate, and ``a^T df`` by the state or by the parameters."""
+
+        def piece(own: Sequence[Any], _: Any, args: Any) -> Sequence[Tensor | None]:
+            return [self.field.rate(t, own[0], args)]
+
+        outputs, g_own, _, g_inputs = self.tape.pull(piece, [y], [a], host(t), parameters=parameters)
+        return outputs, g_inputs if parameters else g_own
 
 
 class _Augmented(Term):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,9 @@ from torch import Tensor
 from pathline._random import restored
 from pathline._structure import host
 from pathline.controllers import Setting
-from pathline.gradients.base import Kept, add, aliases, gather, move_start, pull_back, timed
-from pathline.gradients.inputs import transforming
-from pathline.gradients.recompute import Recipe, Watch, prepare
-from pathline.loop import Piece, Problem, integrate
+from pathline.gradients.base import Kept, add, gather, move_start, timed
+from pathline.gradients.recompute import Piece, Recipe, Tape, prepare
+from pathline.loop import Problem, integrate
 from pathline.saving import Keeper
 
 
@@ -82,7 +82,7 @@ class _Run:
     def states(self, tensors: Sequence[Any], first: Any) -> list[tuple[Any, Any]]:
         """State and carry before every step, from the flat list of them."""
         source = iter(tensors)
-        pieces: list[Piece] = self.result.pieces
+        pieces = self.result.pieces
         return [(next(source) if k else first, next(source) if piece.carry else None) for k, piece in enumerate(pieces)]
 
 
@@ -124,79 +124,77 @@ class _Sweep:
         states: Sequence[Tensor],
         cotangents: Sequence[Tensor | None],
     ) -> None:
-        self.run, self.problem, self.result = run, run.recipe.problem, run.result
-        self.y0, self.t, self.inputs = y0, t, inputs
+        self.run, self.problem, self.pieces = run, run.recipe.problem, run.result.pieces
+        self.y0 = y0
         n, curved = run.leaves, run.curved
         self.g_rows, self.g_y1 = cotangents[:n], cotangents[n + curved]
         self.g_curve = cotangents[n] if curved else None
         self.states = run.states(states, y0)
         self.g_states = run.states(cotangents[n + curved + 1 :], None)
-        self.create_graph = torch.is_grad_enabled()
+        self.tape = Tape(run.recipe, t, inputs, torch.is_grad_enabled())
+        self.g_t: Tensor | None = None
+        self.g_inputs: list[Tensor | None] = [None] * len(inputs)
+        self.known: tuple[Any, Any, Any] = (None, None, None)
 
     def run_back(self) -> list[Tensor | None]:
         """Gradients of the start, of the times, and of the inputs."""
-        recipe, problem, pieces = self.run.recipe, self.problem, self.result.pieces
-        watch = Watch(recipe)
-        linked = self.create_graph or transforming()
         g_y, g_carry = self.g_y1, None
-        total: list[Tensor | None] = [None] * (1 + len(self.inputs))
-        with recipe.leaves(self.inputs, self.create_graph) as (inputs, args):
-            (t,) = aliases([self.t], linked)
-            extra = [x for x in (t, *inputs) if x is not None]
-            extras = timed(problem, t, args)
-            times = extras.get("times")
-            clock = self._clock(times)
-            keeper = Keeper(problem.save, problem.times, problem.structure, extras.get("moved"), times)
-            for k in range(len(pieces) - 1, -1, -1):
-                piece = pieces[k]
-                cotangents = [g_y, g_carry, *self._outputs(k, piece)]
+        with self.tape.open():
+            for k in range(len(self.pieces) - 1, -1, -1):
+                cotangents = [g_y, g_carry, *self._outputs(k)]
                 if any(g is not None for g in cotangents):
-                    y, carry = aliases(self.states[k], linked)
-                    outputs = self._replay(k, piece, clock, keeper, y, carry, args)
-                    watch.check(outputs, [y, carry, *extra], host(piece.t0))
-                    known = [y, *([] if carry is None else [carry]), *extra]
-                    grads = pull_back(outputs, cotangents[: len(outputs)], known, self.create_graph)
-                    g_y, g_carry = grads[0], grads[1] if carry is not None else None
-                    shared = grads[len(known) - len(extra) :]
-                    total = [add(a, b) for a, b in zip(total, self._aligned(shared), strict=True)]
+                    step = functools.partial(self._replay, k)
+                    g_y, g_carry = self._pull(step, self.states[k], cotangents, host(self.pieces[k].t0))
                 state, slope = self.g_states[k]
                 g_y, g_carry = add(g_y, state), add(g_carry, slope)
-            (y,) = aliases([self.y0], linked)
-            assert y is not None
-            firsts = keeper.first(y, slice(0, self._first_rows()))
-            head = [None if g is None else g[: self._first_rows()] for g in self.g_rows]
-            grads = pull_back(firsts, head, [y, *extra], self.create_graph)
-            total = [add(a, b) for a, b in zip(total, self._aligned(grads[1:]), strict=True)]
-        return [add(g_y, grads[0]), *total]
+            n = self._first_rows()
+            head = [None if g is None else g[:n] for g in self.g_rows]
+            (g_first,) = self._pull(self._first, [self.y0], head, self.problem.times[0])
+        return [add(g_y, g_first), self.g_t, *self.g_inputs]
 
-    def _aligned(self, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
-        return list(grads) if self.t is not None else [None, *grads]
+    def _pull(
+        self, piece: Piece, own: Sequence[Tensor | None], cotangents: Sequence[Tensor | None], at: float
+    ) -> list[Tensor | None]:
+        _, g_own, g_t, g_inputs = self.tape.pull(piece, own, cotangents, at)
+        self.g_t = add(self.g_t, g_t)
+        self.g_inputs = [add(a, b) for a, b in zip(self.g_inputs, g_inputs, strict=True)]
+        return g_own
 
     def _first_rows(self) -> int:
         if self.problem.save.steps:
             return 1
         return sum(t == self.problem.times[0] for t in self.problem.times)
 
-    def _outputs(self, k: int, piece: Piece) -> list[Tensor | None]:
+    def _outputs(self, k: int) -> list[Tensor | None]:
         """The cotangents of what step ``k`` contributed."""
-        due = slice(k + 1, k + 2) if self.problem.save.steps else piece.due
+        due = slice(k + 1, k + 2) if self.problem.save.steps else self.pieces[k].due
         rows = [None if g is None else g[due] for g in self.g_rows] if due.stop > due.start else []
         return [*rows, *([] if not self.run.curved else [None if self.g_curve is None else self.g_curve[k]])]
 
-    def _clock(self, times: list[Tensor] | None) -> Any:
-        """The clock as a function of the times, where fixed steps carry their derivative."""
-        if times is None:
-            return None
-        problem = self.problem
-        setting = Setting(problem.term, problem.solver, times, problem.rtol, problem.atol)
-        return problem.controller.clock(setting, self.y0, None, None)
+    def _timed(self, t: Tensor | None, args: Any) -> tuple[Any, Keeper]:
+        """Clock and keeper as functions of the times; the same for every step unless a transform makes new tensors."""
+        seen, clock, keeper = self.known
+        if keeper is None or seen is not t:
+            problem = self.problem
+            extras = timed(problem, t, args)
+            times = extras.get("times")
+            if times is not None:
+                setting = Setting(problem.term, problem.solver, times, problem.rtol, problem.atol)
+                clock = problem.controller.clock(setting, self.y0, None, None)
+            keeper = Keeper(problem.save, problem.times, problem.structure, extras.get("moved"), times)
+            self.known = t, clock, keeper
+        return clock, keeper
 
-    def _replay(
-        self, k: int, piece: Piece, clock: Any, keeper: Keeper, y: Tensor | None, carry: Any, args: Any
-    ) -> list[Tensor | None]:
+    def _first(self, own: Sequence[Any], t: Tensor | None, args: Any) -> Sequence[Tensor | None]:
+        _, keeper = self._timed(t, args)
+        return keeper.first(own[0], slice(0, self._first_rows()))
+
+    def _replay(self, k: int, own: Sequence[Any], t: Tensor | None, args: Any) -> Sequence[Tensor | None]:
+        y, carry = own
+        piece = self.pieces[k]
+        clock, keeper = self._timed(t, args)
         t0, t1 = (piece.t0, piece.t1) if clock is None else (clock.at(k), clock.at(k + 1))
-        assert y is not None
         with restored(piece.random, y.device):
             step = self.problem.solver.step(piece.term, t0, t1, y, args, carry)
-            outputs = keeper.outputs(step, t1, piece.due)
-        return [step.y1, step.carry, *outputs]
+            outputs = keeper.outputs(step, t1, piece.due)  # may compute the slope that is carried on
+            return [step.y1, step.carry, *outputs]

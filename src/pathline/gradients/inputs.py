@@ -25,7 +25,21 @@ LIMIT = 20_000
 #: Packages whose code and classes hold no tensor of a field.
 _TRUSTED = {"torch", "numpy", "pathline", *sys.stdlib_module_names} - {"__main__"}
 
-Put = Callable[[Any], None]
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor stands: an entry of a container, or an attribute."""
+
+    get: Callable[[], Any]
+    put: Callable[[Any], None]
+
+
+def _item(container: Any, key: Any) -> Place:
+    return Place(functools.partial(container.__getitem__, key), functools.partial(container.__setitem__, key))
+
+
+def _attribute(owner: Any, name: str) -> Place:
+    return Place(functools.partial(getattr, owner, name), functools.partial(setattr, owner, name))
 
 
 @dataclass
@@ -34,20 +48,20 @@ class Inputs:
 
     Attributes:
         tensors: parameters first, then the tensors in ``args``.
-        places: for each tensor the functions that put another in its place; none where that is impossible.
+        places: for each tensor where it stands; nowhere that can be reached if found in a graph alone.
         complete: whether the search saw everything that the field can read; if not, the backward passes look at the
             graph of every step.
     """
 
     args: Any
     tensors: list[Tensor] = field(default_factory=list)
-    places: list[list[Put]] = field(default_factory=list)
+    places: list[list[Place]] = field(default_factory=list)
     complete: bool = True
     _index: dict[int, int] = field(default_factory=dict)
     _arg_leaves: list[Any] = field(default_factory=list)
     _arg_spec: Any = None
 
-    def add(self, tensor: Tensor, place: Put | None) -> None:
+    def add(self, tensor: Tensor, place: Place | None) -> None:
         """Note a tensor and a place."""
         index = self._index.setdefault(id(tensor), len(self.tensors))
         if index == len(self.tensors):
@@ -70,15 +84,15 @@ class Inputs:
                     "(found only in the graph of an evaluation), and second derivatives, torch.func transforms and "
                     "tensors made by other operations need that. Pass it in `args`."
                 )
+        before = [(place, place.get()) for places in self.places for place in places]
         try:
             for tensor, places in zip(tensors, self.places, strict=True):
-                for put in places:
-                    put(tensor)
+                for place in places:
+                    place.put(tensor)
             yield self.current_args()
         finally:
-            for tensor, places in zip(self.tensors, self.places, strict=True):
-                for put in places:
-                    put(tensor)
+            for place, value in before:
+                place.put(value)
 
     def current_args(self) -> Any:
         """``args`` with what stands in place now."""
@@ -94,7 +108,7 @@ def find(f: Any, args: Any) -> Inputs:
         inputs._arg_leaves, inputs._arg_spec = pytree.tree_flatten(args)
         leaves = inputs._arg_leaves
         for i, leaf in enumerate(leaves):
-            walk.visit(leaf, functools.partial(leaves.__setitem__, i))
+            walk.visit(leaf, _item(leaves, i))
     return inputs
 
 
@@ -104,7 +118,7 @@ class _Walk:
         self.seen: set[int] = set()
         self.keep: list[Any] = []  # ids are only unique while the objects live
 
-    def visit(self, value: Any, place: Put | None) -> None:
+    def visit(self, value: Any, place: Place | None) -> None:
         if isinstance(value, Tensor):
             if value.requires_grad or _wrapped(value):
                 self.inputs.add(value, place)
@@ -137,7 +151,7 @@ class _Walk:
 
     def _items(self, container: Any, keys: Any) -> None:
         for key in keys:
-            self.visit(container[key], functools.partial(container.__setitem__, key))
+            self.visit(container[key], _item(container, key))
 
     def _function(self, function: types.FunctionType) -> None:
         for cell in function.__closure__ or ():
@@ -145,13 +159,13 @@ class _Walk:
                 value = cell.cell_contents
             except ValueError:  # a name that is not bound yet
                 continue
-            self.visit(value, functools.partial(setattr, cell, "cell_contents"))
+            self.visit(value, _attribute(cell, "cell_contents"))
         self.visit(function.__defaults__, None)
         self.visit(function.__kwdefaults__, None)
         names = function.__globals__
         for name in sorted(_names(function.__code__)):
             if name in names:
-                self.visit(names[name], functools.partial(names.__setitem__, name))
+                self.visit(names[name], _item(names, name))
         wrapped = getattr(function, "__wrapped__", None)
         if wrapped is not None:
             self.visit(wrapped, None)
@@ -162,7 +176,7 @@ class _Walk:
             self._items(attributes, list(attributes))
         for slot in (name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())):
             if isinstance(slot, str) and hasattr(value, slot) and not slot.startswith("__"):
-                self.visit(getattr(value, slot), functools.partial(setattr, value, slot))
+                self.visit(getattr(value, slot), _attribute(value, slot))
         self._class(type(value))
 
     def _class(self, kind: type) -> None:
@@ -171,7 +185,7 @@ class _Walk:
             if not _trusted(base.__module__):
                 for name, member in list(vars(base).items()):
                     if isinstance(member, types.FunctionType | Tensor):
-                        self.visit(member, functools.partial(setattr, base, name))
+                        self.visit(member, _attribute(base, name))
 
 
 def _plain(value: Any) -> bool:

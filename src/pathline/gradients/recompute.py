@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pathline._random import snapshot
-from pathline.gradients.base import aliases
+from pathline.gradients.base import aliases, pull_back
 from pathline.gradients.inputs import Inputs, find, mark, reached, transforming
 from pathline.loop import Problem
 
@@ -39,19 +39,6 @@ class Recipe:
             yield
 
     @contextmanager
-    def leaves(self, tensors: Sequence[Tensor], create_graph: bool) -> Iterator[tuple[list[Tensor], Any]]:
-        """Inputs to differentiate a recomputation by, and the ``args`` to call the field with."""
-        with ExitStack() as stack:
-            stack.enter_context(self.surroundings())
-            stack.enter_context(torch.enable_grad())
-            if not create_graph and not transforming() and self.inputs.fixed_outside():
-                yield list(tensors), self.inputs.args
-                return
-            fresh: list[Any] = aliases(tensors, create_graph or transforming())
-            args = stack.enter_context(self.inputs.replaced(fresh))
-            yield fresh, args
-
-    @contextmanager
     def forward(self, tensors: Sequence[Tensor]) -> Iterator[Any]:
         """The ``args`` of the forward pass; under a transform the field must read what the transform handed in."""
         if transforming() or not self.inputs.fixed_outside():
@@ -67,14 +54,15 @@ def prepare(problem: Problem, y0: Tensor, args: Any, field: Any) -> Recipe:
     recipe = Recipe(problem, inputs, _autocast(y0.device.type))
     if problem.solver.needs != "rate":
         return recipe
+    if transforming():  # a transform hands tensors in through places, which the search sees
+        return recipe
     before = snapshot(y0.device)
     since = mark()
     with torch.enable_grad():
         probe = y0.detach().requires_grad_()
         slope = problem.term.rate(problem.times[0], probe, args)
-    if not transforming():
-        for leaf in reached([slope], [probe, *inputs.tensors], since):
-            inputs.add(leaf, None)
+    for leaf in reached([slope], [probe, *inputs.tensors], since):
+        inputs.add(leaf, None)
     after = snapshot(y0.device)
     recipe.draws = any(a is not None and not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     if problem.solver.carries_slope and not recipe.draws:
@@ -91,21 +79,109 @@ def _autocast(kind: str) -> tuple[str, bool, torch.dtype]:
     return kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
 
 
-class Watch:
-    """Looks for tensors that the field began to read after the search at the start; their gradient would be lost."""
+Piece = Callable[[Sequence[Any], Any, Any], Sequence[Tensor | None]]
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.active = not (recipe.inputs.complete or transforming())
-        self.since = mark() if self.active else 0
 
-    def check(self, outputs: Sequence[Tensor | None], known: Sequence[Tensor | None], t: float) -> None:
-        """Raise RuntimeError if the graph of ``outputs`` reaches a tensor that is not ``known``."""
-        if not self.active:
-            return
-        found = reached([x for x in outputs if x is not None], [x for x in known if x is not None], self.since)
+class Tape:
+    """Vector-Jacobian products of pieces of a solve that are computed again.
+
+    A piece is a function ``piece(own, t, args) -> tensors`` of its own tensors, of the requested times (or None) and of
+    what the field reads. Ordinary tensors stand in as fresh names at which the graph ends, so that the product is
+    itself differentiable; under a torch.func transform the product is the transform's.
+
+    Args:
+        recipe: of the solve.
+        t: the requested times, where they are differentiated.
+        tensors: the inputs of the field.
+        create_graph: whether the product is to be differentiated in turn.
+    """
+
+    def __init__(self, recipe: Recipe, t: Tensor | None, tensors: Sequence[Tensor], create_graph: bool) -> None:
+        self.recipe, self.create_graph = recipe, create_graph
+        self.transform = transforming()
+        self.t, self.inputs = t, list(tensors)
+        self.args: Any = recipe.inputs.args
+        self.watch = not (recipe.inputs.complete or self.transform)
+        self.since = mark() if self.watch else 0
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """The surroundings of the forward pass, and the field reading this tape's tensors."""
+        inputs = self.recipe.inputs
+        with ExitStack() as stack:
+            stack.enter_context(self.recipe.surroundings())
+            if not self.transform:
+                (self.t,) = aliases([self.t], self.create_graph)
+                if self.create_graph or not inputs.fixed_outside():
+                    self.inputs = [x for x in aliases(self.inputs, self.create_graph) if x is not None]
+                    self.args = stack.enter_context(inputs.replaced(self.inputs))
+            yield
+
+    def pull(
+        self,
+        piece: Piece,
+        own: Sequence[Tensor | None],
+        cotangents: Sequence[Tensor | None],
+        at: float,
+        *,
+        parameters: bool | None = None,
+    ) -> tuple[Sequence[Tensor | None], list[Tensor | None], Tensor | None, list[Tensor | None]]:
+        """The piece's outputs, and the cotangents of its own tensors, of the times, and of the inputs.
+
+        Args:
+            piece: what to compute again.
+            own: its tensors; None stays None.
+            cotangents: of its outputs; None is zero.
+            at: the time, for messages.
+            parameters: True asks for the cotangents of times and inputs alone, False for its own tensors' alone.
+        """
+        if self.transform:
+            return self._transformed(piece, own, cotangents)
+        own = aliases(own, self.create_graph)
+        with torch.enable_grad():
+            outputs = piece(own, self.t, self.args)
+        if self.watch:
+            self._check(outputs, [x for x in (*own, self.t, *self.inputs) if x is not None], at)
+        asked = [
+            *(own if parameters is not True else [None] * len(own)),
+            *([self.t, *self.inputs] if parameters is not False else [None] * (1 + len(self.inputs))),
+        ]
+        pulled = iter(pull_back(outputs, cotangents, [x for x in asked if x is not None], self.create_graph))
+        grads = [None if x is None else next(pulled) for x in asked]
+        n = len(own)
+        return outputs, grads[:n], grads[n], grads[n + 1 :]
+
+    def _transformed(self, piece: Piece, own: Sequence[Tensor | None], cotangents: Sequence[Tensor | None]) -> Any:
+        given = [*own, self.t, *self.inputs]
+        present = [i for i, x in enumerate(given) if x is not None]
+        kept: list[int] = []
+
+        def run(*primals: Tensor) -> tuple[Tensor, ...]:
+            full: list[Any] = [None] * len(given)
+            for i, x in zip(present, primals, strict=True):
+                full[i] = x
+            with self.recipe.inputs.replaced(full[len(own) + 1 :]) as args:
+                outputs = piece(full[: len(own)], full[len(own)], args)
+            kept[:] = [j for j, x in enumerate(outputs) if x is not None]
+            return tuple(x for x in outputs if x is not None)
+
+        values, pull = torch.func.vjp(run, *(given[i] for i in present))  # pyright: ignore[reportAssignmentType]
+        wanted = [cotangents[j] for j in kept]
+        pulled = pull(tuple(torch.zeros_like(v) if g is None else g for v, g in zip(values, wanted, strict=True)))
+        grads: list[Any] = [None] * len(given)
+        for i, g in zip(present, pulled, strict=True):
+            grads[i] = g
+        outputs: list[Any] = [None] * len(cotangents)
+        for j, value in zip(kept, values, strict=True):
+            outputs[j] = value
+        return outputs, grads[: len(own)], grads[len(own)], grads[len(own) + 1 :]
+
+    def _check(self, outputs: Sequence[Tensor | None], known: Sequence[Tensor], at: float) -> None:
+        """Raise RuntimeError if the graph reaches a tensor that the search at the start did not see."""
+        found = reached([x for x in outputs if x is not None], known, self.since)
         if found:
             shapes = ", ".join(str(tuple(x.shape)) for x in found)
             raise RuntimeError(
-                f"Near t = {t:g} the field reads a tensor that requires grad (shape {shapes}) and that it did not "
+                f"Near t = {at:g} the field reads a tensor that requires grad (shape {shapes}) and that it did not "
                 "read at the start; its gradient would be lost. Hold it in the module, or pass it in `args`."
             )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pathline.train.loop import Loss
 
-__all__ = ["Expectation", "Run", "make_fabric"]
+__all__ = ["DeviceError", "Expectation", "Run", "make_fabric"]
 
 
 class Expectation(Protocol):
@@ -45,6 +45,10 @@ class Expectation(Protocol):
     @property
     def presets(self) -> tuple[str, ...]: ...
     def met_by(self, value: float) -> bool: ...
+
+
+class DeviceError(ValueError):
+    """There is no such device here."""
 
 
 class Run:
@@ -70,8 +74,7 @@ class Run:
         on_solve_failure: ``"stop"``, ``"skip"`` or ``"shrink-lr"``, for fits that do not choose.
         resumed: Take up the checkpoints in the folder.
         replay: The folder of a failed batch; the fit that it belongs to computes it again and ends the run.
-        precision: As Lightning Fabric calls it.
-        devices: Number of devices or processes.
+        fabric: A Fabric of :func:`make_fabric`, instead of a new one for ``device``.
         quiet: No progress line.
 
     Example:
@@ -98,8 +101,7 @@ class Run:
         on_solve_failure: str = "stop",
         resumed: bool = False,
         replay: Path | None = None,
-        precision: str = "32-true",
-        devices: int = 1,
+        fabric: Fabric | None = None,
         quiet: bool = False,
     ) -> None:
         self.name, self.config, self.preset, self.seed = name, config, preset, seed
@@ -109,7 +111,7 @@ class Run:
             replay,
             quiet,
         )
-        self.fabric = make_fabric(device, devices, precision)
+        self.fabric = fabric if fabric is not None else make_fabric(device)
         self.device: torch.device = self.fabric.device
         self.folder = Path(self.fabric.broadcast(str(folder))) if self.fabric.world_size > 1 else Path(folder)
         self.histories: dict[str, History] = {}
@@ -318,20 +320,20 @@ def make_fabric(device: str = "auto", devices: int = 1, precision: str = "32-tru
     """The Fabric of a run, launched: one device, or one process a device under ``--devices``, torchrun or ``fabric run``.
 
     Raises:
-        ValueError: For a device that torch does not know, or that is not there.
+        DeviceError: For a device that torch does not know, or that is not there.
     """
     kind, _, index = device.partition(":")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     known = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind not in known or (index and not index.isdigit()):
-        raise ValueError(
+        raise DeviceError(
             f'`device` is "auto", "cpu", "cuda", "cuda:0" or "mps"; {device!r} came.{did_you_mean(kind, ("auto", *known))}'
         )
     if not known[kind]:
-        raise ValueError(f'`device` is {device!r}, but torch finds no such device here. Use device="cpu".')
+        raise DeviceError(f'`device` is {device!r}, but torch finds no such device here. Use device="cpu".')
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
-        raise ValueError(
+        raise DeviceError(
             f"`device` is {device!r}, but there are {torch.cuda.device_count()} GPUs here, counted from 0."
         )
     world = int(os.environ.get("WORLD_SIZE", "1"))
