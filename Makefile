@@ -17,7 +17,7 @@ help: ## this list
 install: $(READY) ## build .venv with the tested versions of everything
 
 demo: $(READY) ## fit a neural ODE to a century-old record of hares and lynxes; ends with its report (two minutes)
-	$(BIN)/pathline run hare_lynx --preset demo --seed 0
+	$(BIN)/pathline run hare_lynx --seed 0
 
 test: $(READY) ## the whole test suite on two cores (under ten minutes)
 	$(BIN)/python -m pytest -n 2

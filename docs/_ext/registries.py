@@ -2,7 +2,7 @@
 
 ``{methods}`` lists the registry of solvers, ``{experiments}`` the published systems, ``{results} NAME`` the committed
 numbers of one of them, ``{command} ARGUMENTS`` what the command line prints, ``{enright-pryce}`` the accuracy on
-record.
+record and ``{benchmarks} SECTION`` the speed.
 """
 
 from __future__ import annotations
@@ -140,6 +140,28 @@ def enright_pryce_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list
     return head, body
 
 
+class Benchmarks(SphinxDirective):
+    """The recorded times of one section of the benchmarks, with their bars."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        path = RESULTS / "benchmarks.json"
+        sections = json.loads(path.read_text(encoding="utf-8"))["sections"] if path.exists() else {}
+        section = sections.get(self.arguments[0])
+        if section is None:
+            return [nodes.paragraph("", "No run is on record yet.")]
+        self.env.note_dependency(str(path))
+        rows = []
+        for row in section["rows"]:
+            sense = "≥" if row["at_least"] else "≤"
+            bar = "" if row["bar"] is None else f"{sense} {row['bar']:g}{row['unit']}"
+            numbers = [f"{row['value']:.2f}{row['unit']}", f"{row['bound']:.2f}{row['unit']}", bar]
+            rows.append([row["name"], *numbers, {"PASS": "kept", "MISS": "missed"}.get(row["verdict"], "")])
+        head = ["work", "median", "95 % bound", "bar", ""]
+        return [table(head, rows, numeric=(1, 2, 3))]
+
+
 class Command(SphinxDirective):
     """The output of `pathline ARGUMENTS`."""
 
@@ -163,4 +185,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("results", Results)
     app.add_directive("command", Command)
     app.add_directive("enright-pryce", EnrightPryce)
+    app.add_directive("benchmarks", Benchmarks)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -34,6 +34,7 @@ class Structure:
                     f"`y0`: all tensors of a state share dtype and device; found {first.dtype} on {first.device} and "
                     f"{leaf.dtype} on {leaf.device}. Convert with .to({str(first.device)!r}, {first.dtype})."
                 )
+        self.dtype, self.device = first.dtype, first.device
         self.shapes = [leaf.shape for leaf in leaves]
         self.sizes = [leaf.numel() for leaf in leaves]
 
@@ -43,13 +44,27 @@ class Structure:
             return state
         leaves, spec = pytree.tree_flatten(state)
         if spec != self.spec:
+            leaves, spec = pytree.tree_flatten(_in_order(state, self._skeleton()))
+        if spec != self.spec:
             raise TypeError(
                 f"{what} returned {_describe(state)} for a state of structure {self}. Return the same kind."
             )
-        for leaf, shape in zip(leaves, self.shapes, strict=True):
-            if not isinstance(leaf, Tensor) or leaf.shape != shape:
-                raise ValueError(f"{what} returned {_describe(state)} for a state of structure {self}.")
-        return torch.cat([leaf.reshape(-1) for leaf in leaves])
+        return torch.cat([self._checked(leaf, i, what).reshape(-1) for i, leaf in enumerate(leaves)])
+
+    def _checked(self, leaf: Any, index: int, what: str) -> Tensor:
+        if not isinstance(leaf, Tensor) or leaf.shape != self.shapes[index]:
+            raise ValueError(
+                f"{what} returned {_describe(leaf)} for leaf {index} of a state of structure {self}. "
+                "A field returns dy in the shapes of y."
+            )
+        if leaf.device != self.device:
+            raise ValueError(f"{what} returned a leaf on {leaf.device} for a state on {self.device}. Move the field.")
+        if leaf.dtype != self.dtype and not torch.is_autocast_enabled(self.device.type):
+            raise TypeError(
+                f"{what} returned {leaf.dtype} for leaf {index} of a state of {self.dtype}. "
+                f"Move the field with .to({self.dtype})."
+            )
+        return leaf.to(self.dtype)
 
     def unravel(self, flat: Tensor) -> Any:
         """The state from one tensor; leading dimensions (times) stay in front of every leaf."""
@@ -58,7 +73,7 @@ class Structure:
         lead = flat.shape[:-1]
         parts = flat.split(self.sizes, dim=-1)
         return pytree.tree_unflatten(
-            [part.reshape(*lead, *shape) for part, shape in zip(parts, self.shapes, strict=True)], self.spec
+            [part.reshape(lead + shape) for part, shape in zip(parts, self.shapes, strict=True)], self.spec
         )
 
     def ravel_rows(self, rows: Any) -> Tensor:
@@ -86,6 +101,15 @@ class Structure:
         tensors = [torch.as_tensor(v, dtype=_real(like.dtype), device=like.device) for v in values]
         pairs = zip(tensors, self.shapes, strict=True)
         return torch.cat([_broadcast(v, shape, name).expand(shape).reshape(-1) for v, shape in pairs])
+
+    def _skeleton(self) -> Any:
+        return pytree.tree_unflatten(range(len(self.shapes)), self.spec)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "spec": self._skeleton()}  # torch's own specs warn when they are unpickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, spec=pytree.tree_structure(state["spec"]))
 
     def __repr__(self) -> str:
         return _describe(pytree.tree_unflatten([torch.empty(s, device="meta") for s in self.shapes], self.spec))
@@ -147,6 +171,16 @@ def _broadcast(value: Tensor, shape: Iterable[int], name: str) -> Tensor:
         matches = False
     if not matches:
         raise ValueError(f"`{name}` of shape {tuple(value.shape)} does not broadcast to the state's {tuple(shape)}.")
+    return value
+
+
+def _in_order(value: Any, like: Any) -> Any:
+    """``value`` with the keys of its dicts in the order of ``like``."""
+    if isinstance(value, dict) and isinstance(like, dict) and value.keys() == like.keys():
+        return {key: _in_order(value[key], like[key]) for key in like}
+    if isinstance(value, tuple | list) and isinstance(like, tuple | list) and len(value) == len(like):
+        items = [_in_order(x, y) for x, y in zip(value, like, strict=True)]
+        return getattr(value, "_make", type(value))(items)
     return value
 
 

@@ -210,8 +210,8 @@ class PID(Controller):
         must_hit: times at which a step must end.
         jumps: times at which the field jumps: a step ends there, the next one starts afresh, and no stage sees the
             other side.
-        p, i, d: proportional, integral, derivative part; (0, 1, 0) is the classical controller, (0.4, 0.3, 0) a PI
-            controller for fields that are nearly stiff.
+        p, i, d: proportional, integral and derivative gain; by default those of the method, mostly (0, 1, 0), the
+            classical controller. (0.4, 0.3, 0) is a cautious PI controller for fields that are nearly stiff.
         safety, shrink, grow: safety factor, and the limits of the change of a step.
         force_min_step: accept steps of ``min_step`` whatever their error.
 
@@ -229,9 +229,9 @@ class PID(Controller):
     norm: Callable[[Any], Tensor | float] | None = None
     must_hit: Sequence[float] | Tensor | None = None
     jumps: Sequence[float] | Tensor | None = None
-    p: float = 0.0
-    i: float = 1.0
-    d: float = 0.0
+    p: float | None = None
+    i: float | None = None
+    d: float | None = None
     safety: float = 0.9
     shrink: float = 0.2
     grow: float = 10.0
@@ -270,6 +270,9 @@ class PIDClock:
         self.failure: Status | None = None
         self.jumps = self._inside(config.jumps)
         self.stops = sorted({*self.jumps, *self._inside(config.must_hit), self.end}, key=self._ahead)
+        gains = getattr(setting.solver, "gains", (0.0, 1.0, 0.0))
+        chosen = (config.p, config.i, config.d)
+        self.gains = [own if given is None else given for given, own in zip(chosen, gains, strict=True)]
         self.exponent = 1.0 / ((setting.solver.embedded_order or 0) + 1)
         self.ratios = [1.0, 1.0]
         self.max_step = float(config.max_step or math.inf)
@@ -277,7 +280,9 @@ class PIDClock:
         self.rejected = False
         self.target = self.t
         self.start = self.t
+        self.hopeless = False
         self.dt = 0.0 if self.done else min(self._first_step(y0, args, carry), self.max_step)
+        self.resolution = 10 * math.ulp(self.dt)
 
     def _ahead(self, t: float) -> float:
         return t * self.sign
@@ -332,8 +337,8 @@ class PIDClock:
         config = self.config
         finite = math.isfinite(ratio)
         factor = min(max(self._power(ratio), config.shrink), 1.0) if finite else config.shrink
-        floor = max(self.min_step, 10 * math.ulp(self.t))
-        if h <= floor * (1 + 1e-9):
+        floor = max(self.min_step, 10 * math.ulp(self.t), self.resolution)
+        if h <= floor * (1 + 1e-9) or self.hopeless:
             self.failure = Status.STEP_UNDERFLOW if finite else Status.NON_FINITE
         self.dt = max(h * min(factor, 0.999), floor)
         self.rejected = True
@@ -345,11 +350,11 @@ class PIDClock:
 
     def _factor(self, ratio: float) -> float:
         config, k = self.config, self.exponent
-        before, last = self.ratios
+        (p, i, d), (before, last) = self.gains, self.ratios
         if ratio == 0.0:
             return config.grow
-        factor = config.safety * ratio ** -((config.p + config.i + config.d) * k)
-        factor *= last ** ((config.p + 2 * config.d) * k) * before ** -(config.d * k)
+        factor = config.safety * ratio ** -((p + i + d) * k)
+        factor *= last ** ((p + 2 * d) * k) * before ** -(d * k)
         return min(max(factor, config.shrink), config.grow)
 
     def _ratio(self, y0: Tensor, step: Step) -> float:
@@ -390,7 +395,8 @@ class PIDClock:
             scale = self._scale(y0, y0)
             d0, d1 = self._norm(y0 / scale), self._norm(f0 / scale)
             if not math.isfinite(d1):
-                return span  # the first step finds out, and reports it
+                self.hopeless = True  # no step from here can be finite
+                return span
             h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
             h0 = min(h0, span)
             f1 = term.rate(self.t + self.sign * h0, y0 + (self.sign * h0) * f0, args)

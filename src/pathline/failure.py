@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pathline.controllers import FixedStep, Grid
 from pathline.loop import Problem, Result
 from pathline.status import Status
 
@@ -25,12 +26,12 @@ def explain(problem: Problem, result: Result, args: Any) -> str:
     if result.status is Status.MAX_STEPS:
         return (
             f"`max_steps` = {problem.max_steps} was reached at t = {result.t1:g} of {problem.times[-1]:g} ({count})"
-            f"{looks}. Raise max_steps, or loosen the tolerance{_tolerances(problem)}. {tail}"
+            f"{looks}. Raise max_steps, or {_fewer_steps(problem)}. {tail}"
         )
     return (
         f"The step size fell below its least value at t = {result.t1:g}{where} after {count}{looks}. "
         f"The solution may be singular there, or the tolerance too tight for {_dtype(result.y1)}: loosen it"
-        f"{_tolerances(problem)}, or use float64. {tail}"
+        f"{_tolerances(problem)}{_wider(result.y1)}. {tail}"
     )
 
 
@@ -38,9 +39,22 @@ def _dtype(y: Tensor) -> str:
     return str(y.dtype).removeprefix("torch.")
 
 
+def _wider(y: Tensor) -> str:
+    wide = torch.complex128 if y.is_complex() else torch.float64
+    return "" if y.dtype == wide else f", or use {str(wide).removeprefix('torch.')}"
+
+
+def _adapts(problem: Problem) -> bool:
+    return problem.solver.adaptive and not isinstance(problem.controller, FixedStep | Grid)
+
+
+def _fewer_steps(problem: Problem) -> str:
+    return f"loosen the tolerance{_tolerances(problem)}" if _adapts(problem) else "take longer steps"
+
+
 def _tolerances(problem: Problem) -> str:
     values = (problem.rtol, problem.atol)
-    if not problem.solver.adaptive or any(isinstance(x, Tensor) for x in values):
+    if any(isinstance(x, Tensor) for x in values):
         return ""
     return f" (now rtol={values[0]:g}, atol={values[1]:g})"
 
@@ -73,7 +87,7 @@ def _non_finite(problem: Problem, result: Result, args: Any) -> str:
 
 
 def _cure_non_finite(problem: Problem) -> str:
-    if problem.solver.adaptive:
+    if _adapts(problem):
         return "Look at the field there; a solution that blows up ends at its singularity."
     return 'Fixed steps may be too long for this field: set a smaller `dt`, or an adaptive method such as "tsit5".'
 

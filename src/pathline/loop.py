@@ -165,6 +165,7 @@ def _march(
         stats.steps += 1
         if not clock.judge(y, step):
             stats.rejected += 1
+            carry = None if draws else step.retry
             hooks.on_reject(t0, t1, y, step)
             if clock.failure is not None:
                 result.status, result.suspect = clock.failure, _suspect(step)

@@ -116,7 +116,7 @@ def solve(
     save = save or Save()
     control = _controller(controller, solver, dt, rtol, atol, t, times)
     _check_moving(moving, control, save, term, solver)
-    check_layers(f)
+    check_layers(f, args)
     stats = Stats()
     bound = Bound(term, structure, flat, stats)
     defaults = TOLERANCES[flat.real.dtype if flat.is_complex() else flat.dtype]
@@ -212,7 +212,7 @@ def _times(t: Any, y0: Tensor) -> tuple[list[float], Tensor | None, Tensor]:
     if ts.is_complex() or ts.dtype == torch.bool:
         raise TypeError(f"`t` is real; it has dtype {ts.dtype}.")
     if not ts.is_floating_point():
-        ts = ts.to(real_dtype(y0.dtype))
+        ts = ts.double()  # float32 would merge large integers
     times: list[float] = ts.detach().tolist()
     if not all(map(math.isfinite, times)):
         raise ValueError(f"`t` is finite; it holds {next(x for x in times if not math.isfinite(x))}.")
@@ -314,7 +314,13 @@ def _finish(problem: Problem, kept: Kept, ts: Tensor, args: Any, on_failure: str
     if save.steps:
         ts = torch.tensor(ends, dtype=torch.float64, device=ts.device).to(ts.dtype)
     n = len(ts)
-    rows = [_filled(leaf, n) for leaf in kept.rows]
+    valid = n if save.steps and status else len(kept.rows[0]) if save.steps else result.valid
+    if save.fn is None and not transforming() and not finite(kept.rows[0]):
+        # A state may be finite where a slope for the row before it is not.
+        bad = ~torch.isfinite(kept.rows[0].detach().reshape(len(kept.rows[0]), -1)).all(1)
+        valid, status = int(bad.nonzero()[0]), Status.NON_FINITE
+        result.status, result.suspect = status, kept.rows[0][valid]
+    rows = [_filled(leaf[:valid], n) for leaf in kept.rows]
     if save.fn is not None:
         spec = result.spec
         if spec is None:
@@ -327,15 +333,14 @@ def _finish(problem: Problem, kept: Kept, ts: Tensor, args: Any, on_failure: str
         knots = torch.tensor(ends, dtype=torch.float64, device=ts.device)
         curve = PiecewisePolynomial(knots, kept.curve)
     elif save.dense:
-        knots = torch.tensor([ends[0], ends[0]], dtype=torch.float64, device=ts.device)
-        curve = PiecewisePolynomial(knots, kept.y1.unsqueeze(0).unsqueeze(0))
+        curve = _point(problem, kept.y1, args)
     reached = ts[-1] if status else torch.tensor(result.t1, dtype=ts.dtype, device=ts.device)
     solution = Solution(
         ts=ts,
         ys=ys,
         y1=structure.unravel(kept.y1),
         t1=reached,
-        valid=torch.arange(n, device=ts.device) < (n if save.steps else result.valid),
+        valid=torch.arange(n, device=ts.device) < valid,
         status=status,
         stats=problem.stats,
         curve=curve,
@@ -347,6 +352,14 @@ def _finish(problem: Problem, kept: Kept, ts: Tensor, args: Any, on_failure: str
         if on_failure == "raise":
             raise ERRORS[status](solution.message, solution, status)
     return solution
+
+
+def _point(problem: Problem, y: Tensor, args: Any) -> PiecewisePolynomial:
+    """The curve of a solve of no length: one time, with the slope there."""
+    with torch.no_grad():
+        slope = problem.term.rate(problem.times[0], y, args) if problem.solver.needs == "rate" else torch.zeros_like(y)
+    knots = torch.tensor([problem.times[0]] * 2, dtype=torch.float64, device=y.device)
+    return PiecewisePolynomial(knots, torch.stack([y, slope]).unsqueeze(0))
 
 
 def _mapped(save: Save, structure: Structure, ts: Tensor, rows: Tensor, n: int) -> tuple[list[Tensor], Any]:

@@ -27,7 +27,7 @@ class SolveError(RuntimeError):
         self.status = status
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), None, self.status)
+        return type(self), (str(self), self.solution, self.status)
 
 
 class MaxStepsError(SolveError):

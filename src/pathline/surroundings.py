@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import functools
-import types
 import warnings
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from pathline._search import Walk
+
 _warned: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-def check_layers(f: Any) -> None:
+def check_layers(f: Any, args: Any) -> None:
     """Refuse batch normalisation in train mode; warn once of a field with dropout.
 
     Raises:
         ValueError: a BatchNorm layer is in train mode.
     """
-    for module in _modules(f):
+    for module in _modules(f, args):
         for layer in module.modules():
-            if not layer.training:
-                continue
-            if isinstance(layer, _BatchNorm):
+            if layer.training and isinstance(layer, _BatchNorm):
                 raise ValueError(
                     f"The field holds {type(layer).__name__} in train mode: every evaluation would move its running "
                     "statistics, and the field would differ between training and use. Use torch.nn.GroupNorm, or "
                     "call field.eval()."
                 )
-            if isinstance(layer, _DropoutNd) and layer.p > 0 and layer not in _warned:
+            if layer.training and isinstance(layer, _DropoutNd) and layer.p > 0 and layer not in _warned:
                 _warned.add(layer)
                 warnings.warn(
                     f"The field holds {type(layer).__name__} in train mode: every stage of a step sees another field, "
@@ -41,20 +38,16 @@ def check_layers(f: Any) -> None:
                 )
 
 
-def _modules(f: Any) -> Iterator[nn.Module]:
-    """The modules behind a field: itself, a bound method's object, a closure's, a partial's."""
-    if isinstance(f, nn.Module):
-        yield f
-    elif isinstance(f, types.MethodType):
-        yield from _modules(f.__self__)
-    elif isinstance(f, functools.partial):
-        for value in (f.func, *f.args, *f.keywords.values()):
-            yield from _modules(value)
-    elif isinstance(f, types.FunctionType):
-        for cell in f.__closure__ or ():
-            try:
-                value = cell.cell_contents
-            except ValueError:
-                continue
-            if isinstance(value, nn.Module):
-                yield value
+def _modules(f: Any, args: Any) -> list[nn.Module]:
+    """The modules that a field can call: itself, or those behind a function or an object, and those in ``args``."""
+    found: list[nn.Module] = []
+
+    def note(module: nn.Module) -> bool:
+        found.append(module)
+        return False
+
+    walk = Walk(lambda tensor, place: None, note)
+    walk.visit(f)
+    if args is not None:
+        walk.visit(args)
+    return found

@@ -47,7 +47,13 @@ def pathline(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..
 
 def subprocess_environment() -> dict[str, str]:
     further = os.pathsep.join(filter(None, [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": further, "PATHLINE_EXPERIMENTS": SAMPLES, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    return {
+        **os.environ,
+        "PYTHONPATH": further,
+        "PATHLINE_EXPERIMENTS": SAMPLES,
+        "OMP_NUM_THREADS": "1",
+        "MPLBACKEND": "Agg",
+    }
 
 
 def start(*words: Any, cwd: Path, module: tuple[str, ...] = ("-m", "pathline.cli")) -> subprocess.Popen[str]:

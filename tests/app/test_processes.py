@@ -48,7 +48,11 @@ def test_an_interrupted_run_keeps_its_checkpoint_writes_its_report_and_resumes(n
     assert resumed.communicate()[1] == ""
     whole = start(*words, "--pause", "0.0", "--out", "whole", cwd=tmp_path)
     assert whole.communicate()[1] == ""
-    for name in ("metrics.csv", "checkpoints/second/last/model.safetensors", "checkpoints/first/best/model.safetensors"):
+    for name in (
+        "metrics.csv",
+        "checkpoints/second/last/model.safetensors",
+        "checkpoints/first/best/model.safetensors",
+    ):
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
@@ -80,7 +84,8 @@ HIDE = (
     "sys.meta_path.insert(0, Hidden())\n"
     "import importlib.util as util\n"
     "found = util.find_spec\n"
-    "util.find_spec = lambda name, package=None: None if name in ('tyro', 'rich', 'lightning_fabric') else found(name, package)\n"
+    "hidden = ('tyro', 'rich', 'lightning_fabric')\n"
+    "util.find_spec = lambda name, package=None: None if name in hidden else found(name, package)\n"
     "from pathline.cli import main\n"
 )
 
@@ -116,12 +121,18 @@ def ranks(module: tuple[str, ...], *words: str, cwd: Path) -> list[tuple[int, st
     processes = []
     for rank in range(2):
         environment = {
-            **subprocess_environment(), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0",
+            **subprocess_environment(), "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0",
         }  # fmt: skip
         processes.append(
             subprocess.Popen(
-                [sys.executable, *module, *words], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                [sys.executable, *module, *words],
+                cwd=cwd,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
         )
     outcomes = [process.communicate() for process in processes]
@@ -166,7 +177,9 @@ print("rank", run.fabric.global_rank, history.skipped)
 """
 
 
-@pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="needs torch.distributed with gloo")
+@pytest.mark.skipif(
+    not torch.distributed.is_available() or sys.platform == "win32", reason="needs torch.distributed with gloo"
+)
 def test_two_processes_train_as_one_and_act_alike_on_a_failure(tmp_path: Path):
     script = tmp_path / "train.py"
     script.write_text(TRAIN)
@@ -184,9 +197,13 @@ def test_two_processes_train_as_one_and_act_alike_on_a_failure(tmp_path: Path):
     assert events.count("run started") == 1  # rank zero alone writes
 
 
-@pytest.mark.skipif(not torch.distributed.is_available() or sys.platform == "win32", reason="needs torch.distributed with gloo")
+@pytest.mark.skipif(
+    not torch.distributed.is_available() or sys.platform == "win32", reason="needs torch.distributed with gloo"
+)
 def test_the_command_runs_in_two_processes(tmp_path: Path):
-    outcomes = ranks(("-m", "pathline.cli"), "run", "wave", "--preset", "tiny", "--device", "cpu", "--no-plot", cwd=tmp_path)
+    outcomes = ranks(
+        ("-m", "pathline.cli"), "run", "wave", "--preset", "tiny", "--device", "cpu", "--no-plot", cwd=tmp_path
+    )
     assert [code for code, _, _ in outcomes] == [0, 0], outcomes
     assert "Report: runs/wave-" in outcomes[0][1]
     assert outcomes[1][1] == ""

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import pkgutil
 from types import ModuleType
 
 import pytest
 
 import pathline
+from tests.architecture.tree import PACKAGE
 
-MODULES = sorted(
-    module.name
-    for module in pkgutil.walk_packages(pathline.__path__, "pathline.")
-    if not module.name.endswith("__main__")
-)
+FILES = [path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py") if path.name != "__main__.py"]
+MODULES = sorted(".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in FILES)
 
 
 @pytest.mark.parametrize("name", MODULES)

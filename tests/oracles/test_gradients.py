@@ -190,10 +190,11 @@ def test_the_discrete_time_gradient_is_not_the_continuous_one():
     assert float(found[0]) == pytest.approx(-exact, rel=1e-12)
 
 
+@pytest.mark.parametrize("gradient", EXACT)
 @pytest.mark.parametrize("method", ["tsit5", "dopri5"])
-def test_second_derivatives_against_differences_of_gradients(method):
+def test_second_derivatives_against_differences_of_gradients(method, gradient):
     field, y0 = TanhField(), start()
-    options = {"method": method, "rtol": 1e-3, "atol": 1e-3}
+    options = {"method": method, "rtol": 1e-3, "atol": 1e-3, "gradient": gradient}
     steps = pathline.solve(field, y0, TIMES, save=pathline.Save(steps=True), **options).ts
     weight, bias = field.net[0].weight, field.net[2].bias
 
@@ -225,7 +226,8 @@ def test_second_derivatives_against_differences_of_gradients(method):
         assert relative_error(found, finite_difference(of_weight, parameter)) <= 1e-7
 
 
-def test_second_derivatives_with_times_against_the_matrix_exponential():
+@pytest.mark.parametrize("gradient", EXACT)
+def test_second_derivatives_with_times_against_the_matrix_exponential(gradient):
     z0, a, t = (x.clone().requires_grad_() for x in (Z0, A, TIMES))
 
     def second(ys):
@@ -233,9 +235,23 @@ def test_second_derivatives_with_times_against_the_matrix_exponential():
         return torch.autograd.grad(sum(g.square().sum() for g in first), (z0, a, t))
 
     exact = torch.stack([torch.linalg.matrix_exp(a * (s - t[0])) @ z0 for s in t])
-    ours = pathline.solve(linear, z0, t, args=a, rtol=1e-10, atol=1e-12).ys
+    ours = pathline.solve(linear, z0, t, args=a, rtol=1e-10, atol=1e-12, gradient=gradient).ys
     for mine, truth in zip(second(ours), second(exact), strict=True):
         assert relative_error(mine, truth) <= 1e-6
+
+
+def test_second_derivatives_of_the_adjoint_are_right_or_refused():
+    def second(gradient, *, timed):
+        inputs = [x.clone().requires_grad_() for x in ((Z0, A, TIMES) if timed else (Z0, A))]
+        t = inputs[2] if timed else TIMES
+        ys = pathline.solve(linear, inputs[0], t, args=inputs[1], rtol=1e-10, atol=1e-12, gradient=gradient).ys
+        first = torch.autograd.grad((WEIGHTS * ys).sin().sum(), inputs, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), inputs)
+
+    for mine, truth in zip(second("adjoint", timed=False), second("backprop", timed=False), strict=True):
+        assert relative_error(mine, truth) <= 1e-5
+    with pytest.raises(RuntimeError, match='Use gradient="checkpointed"'):
+        second("adjoint", timed=True)
 
 
 @pytest.mark.parametrize("gradient", MODES)
@@ -312,3 +328,38 @@ def test_sensitivity_at_the_start_is_the_gradient(gradient):
     (truth,) = torch.autograd.grad(several_times_loss(solution.ys), y0, retain_graph=True)
     curve = pathline.sensitivity(solution, several_times_loss)
     assert relative_error(curve(float(TIMES[0])), truth) <= 1e-6
+
+
+def van_der_pol(t, y, mu):
+    return torch.stack((y[1], mu * (1.0 - y[0] ** 2) * y[1] - y[0]))
+
+
+STIFF = {"rtol": 1e-6, "atol": 1e-8}
+STIFF_START = torch.tensor([2.0, 0.0], dtype=torch.float64)
+
+
+def stiff_loss(y1):
+    return y1[0] + 10.0 * y1[1]
+
+
+@pytest.mark.parametrize("gradient", EXACT)
+def test_exact_modes_on_a_stiff_problem(gradient):
+    mu = torch.tensor(100.0, dtype=torch.float64, requires_grad=True)
+    solution = pathline.solve(van_der_pol, STIFF_START, (0.0, 1.0), args=mu, gradient=gradient, **STIFF)
+    (found,) = torch.autograd.grad(stiff_loss(solution.y1), mu)
+    save = pathline.Save(steps=True)
+    steps = pathline.solve(van_der_pol, STIFF_START, (0.0, 1.0), args=mu.detach(), save=save, **STIFF).ts
+
+    def loss(mu):
+        replay = pathline.solve(van_der_pol, STIFF_START, (0.0, 1.0), args=mu, controller=pathline.Grid(steps))
+        return stiff_loss(replay.y1)
+
+    assert relative_error(found, finite_difference(loss, mu, step=1e-2)) <= 1e-7
+
+
+def test_stiff_trap():
+    """Backwards in time a stiff problem is unstable: the adjoint can't follow it, and must say so."""
+    mu = torch.tensor(100.0, dtype=torch.float64, requires_grad=True)
+    solution = pathline.solve(van_der_pol, STIFF_START, (0.0, 1.0), args=mu, gradient="adjoint", **STIFF)
+    with pytest.warns(UserWarning, match="checkpointed"):
+        torch.autograd.grad(stiff_loss(solution.y1), mu)

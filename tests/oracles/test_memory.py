@@ -24,10 +24,8 @@ class Field(nn.Module):
 
 
 def peak(gradient, method, steps, rows=2):
-    """Peak of a training step with a given number of equal steps; gradients are allocated before it."""
+    """Peak of a training step with a given number of equal steps, gradients of the parameters included."""
     field, y0 = Field(), torch.randn(BATCH, DIM)
-    for parameter in field.parameters():
-        parameter.grad = torch.zeros_like(parameter)
     times = torch.linspace(0.0, 1.0, rows)
     fixed = (
         {"controller": pathline.FixedStep(1.0 / steps)} if pathline.METHODS[method].adaptive else {"dt": 1.0 / steps}
@@ -53,24 +51,23 @@ def test_adjoint_is_flat_in_the_number_of_steps(method):
 @pytest.mark.parametrize("steps", [10, 100, 400])
 @pytest.mark.parametrize("method", ["dopri5", "tsit5", "bosh3", "rk4", "dopri8"])
 def test_checkpointed_holds_states_and_one_tape(method, steps):
+    """1.1 x (steps + 1) x (state + FSAL slope) + one step's tape, + the parameters' gradients of one step beside their sum
+    (19 % of the bound's slack at 10 steps, nothing at 100)."""
     slope = STATE if pathline.METHODS[method].fsal else 0
-    tape = peak("backprop", method, 1)
+    tape = peak("backprop", method, 1) + sum(p.numel() * 4 for p in Field().parameters())
     assert peak("checkpointed", method, steps) <= 1.1 * (steps + 1) * (STATE + slope) + tape
 
 
 def test_checkpointed_under_an_adaptive_controller():
     field, y0 = Field(), torch.randn(BATCH, DIM)
-    for parameter in field.parameters():
-        parameter.grad = torch.zeros_like(parameter)
     accepted = []
 
     def work():
-        solution = pathline.solve(field, y0, (0.0, 20.0), rtol=1e-5, atol=1e-6, gradient="checkpointed")
+        solution = pathline.solve(field, y0, (0.0, 40.0), rtol=1e-5, atol=1e-6, gradient="checkpointed")
         solution.y1.square().mean().backward()
         accepted.append(solution.stats.accepted)
         return solution
 
-    work()
     assert peak_memory(work) <= 1.1 * (accepted[-1] + 1) * 2 * STATE + peak("backprop", "tsit5", 1)
     assert accepted[-1] > 20
 

@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     absent = missing("app")
     if absent and (not words or words[0] not in WITHOUT_EXTRA):
         print(
-            f"The command needs the extra `app`; {_listed(absent)} not installed here. Install it with:\n\n    {pip_line('app')}\n",
+            f"The command needs the extra `app`; {_listed(absent)} not installed here. "
+            f"Install it with:\n\n    {pip_line('app')}\n",
             file=sys.stderr,
         )
         return 2

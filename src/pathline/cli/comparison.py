@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from pathline.cli.results import shown
+from pathline.experiments.reproducing import spread
 from pathline.train.folders import read_json
 from pathline.train.report import number
 
@@ -41,8 +43,5 @@ def _value(run: dict[str, Any], name: str) -> float | None:
 
 
 def _spread(values: list[float]) -> str:
-    from statistics import fmean, stdev
-
-    if len(values) < 2:
-        return "–"
-    return f"{number(fmean(values), 3)} ± {number(stdev(values), 2)}"
+    deviation = spread(values)
+    return "–" if deviation is None else f"{number(fmean(values), 3)} ± {number(deviation, 2)}"

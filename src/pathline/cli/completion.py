@@ -19,7 +19,8 @@ Print the completion script of a shell. To have it in each new shell:
 SCRIPTS = {
     "bash": """_pathline() {
     local IFS=$'\\n'
-    COMPREPLY=($(compgen -W "$(pathline _complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)" -- "${COMP_WORDS[COMP_CWORD]}"))
+    local found="$(pathline _complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)"
+    COMPREPLY=($(compgen -W "$found" -- "${COMP_WORDS[COMP_CWORD]}"))
 }
 complete -o default -F _pathline pathline""",
     "zsh": """_pathline() {

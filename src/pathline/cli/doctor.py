@@ -28,20 +28,20 @@ def main(words: list[str]) -> int:
     if words:
         print(f"`pathline doctor` takes no arguments; {words[0]!r} came.", file=sys.stderr)
         return 2
-    findings = [finding for check in (_core, _devices, _toolchain, _extras, _solve) for finding in _guarded(check)]
+    findings = [finding for label, check in CHECKS.items() for finding in _guarded(label, check)]
     width = max(len(what) for what, _, _ in findings)
     for what, how, well in findings:
         print(f"{' ' if well else '!'} {what:<{width}}  {how}")
-    broken = any(not well for what, _, well in findings if what in ("torch", "self-check", "_core", "_solve"))
+    broken = any(not well for what, _, well in findings if what in ("torch", "core", "self-check"))
     print("\nThe core does not work here." if broken else "\nThe core works.")
     return 1 if broken else 0
 
 
-def _guarded(check: Callable[[], list[Line]]) -> list[Line]:
+def _guarded(label: str, check: Callable[[], list[Line]]) -> list[Line]:
     try:
         return check()
-    except Exception as error:  # a doctor reports what is broken, and goes on
-        return [(check.__name__, f"{type(error).__name__}: {error}", False)]
+    except Exception as error:  # noqa: BLE001 - a doctor reports what is broken, and goes on
+        return [(label, f"{type(error).__name__}: {error}", False)]
 
 
 def _core() -> list[Line]:
@@ -99,3 +99,12 @@ def _solve() -> list[Line]:
     seconds = time.perf_counter() - began
     text = f"an orbit and its gradient to {error:.0e} in {seconds:.2f} s, {solution.stats.evaluations} evaluations"
     return [("self-check", text, error < 1e-6)]
+
+
+CHECKS: dict[str, Callable[[], list[Line]]] = {
+    "core": _core,
+    "devices": _devices,
+    "compiler": _toolchain,
+    "extras": _extras,
+    "self-check": _solve,
+}

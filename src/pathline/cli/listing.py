@@ -42,7 +42,7 @@ def _entry(experiment: Experiment, width: int) -> str:
 
 
 def _hint(words: list[str]) -> str:
-    vocabulary = {name for name in experiments()}
+    vocabulary = set(experiments())
     for experiment in experiments().values():
         vocabulary |= {
             word.lower().strip(",.")

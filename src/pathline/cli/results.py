@@ -18,7 +18,7 @@ from pathline.train.report import number, verdict
 __all__ = ["print_results", "print_stopped", "shown"]
 
 _SENSE = {"<=": "at most", ">=": "at least"}
-_STYLE = {"pass": "green", "miss": "bold red", "open": "yellow"}
+_STYLE = {"pass": "green", "miss": "bold red", "open": "yellow", "none": ""}
 
 
 def shown(path: Path) -> str:
@@ -49,9 +49,11 @@ def _table(results: Mapping[str, Any]) -> Table:
     )
     table.add_column("metric")
     table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("expected", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    table.add_column("where the bound comes from", overflow="fold")
+    bounded = bool(results["missing"]) or any(metric["expected"] for metric in results["metrics"])
+    if bounded:
+        table.add_column("expected", no_wrap=True)
+        table.add_column("", no_wrap=True)
+        table.add_column("where the bound comes from", overflow="fold")
     plain = []
     for metric in results["metrics"]:
         value = f"{number(metric['value'])} {metric['unit']}".strip()
@@ -59,7 +61,7 @@ def _table(results: Mapping[str, Any]) -> Table:
             mark = Text("pass", "green") if bound["met"] else Text("MISS", "bold red")
             table.add_row(metric["name"], value, _limit(bound), mark, bound["source"])
         if not metric["expected"]:
-            plain.append((metric["name"], value, "", "", ""))
+            plain.append((metric["name"], value, *([""] * 3 if bounded else [])))
     for bound in results["missing"]:
         table.add_row(bound["metric"], "not measured", _limit(bound), Text("open", "yellow"), bound["source"])
     for row in plain:

@@ -47,7 +47,7 @@ class RunFlags:
     max_time: Annotated[str | None, tyro.conf.arg(metavar="DURATION")] = None
     """Stop training after this time, as 90s, 5m or 1h30m, with a checkpoint and a report."""
     on_solve_failure: Literal["stop", "skip", "shrink-lr"] = "stop"
-    """When a solve fails in training: stop, skip the batch (at most 1 in 100), or go back and halve the learning rate."""
+    """When a solve fails in training: stop, skip the batch (at most 1 in 100), or go back and halve the rate."""
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     """Mixed precision of Lightning Fabric; 32-true leaves all dtypes as they are."""
     devices: int = 1
@@ -234,7 +234,8 @@ def _refuse_unknown_flags(experiment: Experiment, words: list[str]) -> None:
 
 def known_flags(experiment: Experiment) -> list[str]:
     """Every flag of ``pathline run NAME``."""
-    return ["--help", *_flags_of(RunFlags()), *_flags_of(experiment.config_type())]
+    own = [flag for flag in _flags_of(RunFlags()) if not flag.startswith("--no-")]  # these have no negative form
+    return ["--help", *own, *_flags_of(experiment.config_type())]
 
 
 def _flags_of(config: Any, prefix: str = "") -> Iterator[str]:

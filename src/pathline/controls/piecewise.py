@@ -41,6 +41,7 @@ class PiecewisePolynomial:
         flat = t.reshape(-1).to(knots.dtype)
         piece = self._piece(flat.detach(), after, rounded=t.dtype != knots.dtype)
         left, width = knots[piece], knots[piece + 1] - knots[piece]
+        width = torch.where(width == 0, torch.ones_like(width), width)  # a curve of one point
         theta = ((flat - left) / width).unsqueeze(-1)
         powers = torch.arange(self.coefficients.shape[1], device=knots.device, dtype=knots.dtype)
         if order == 0:

@@ -27,7 +27,7 @@ def hudson_bay(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
         C. G. Hewitt (1921), The Conservation of the Wild Life of Canada, from the records of the Hudson's Bay Company.
         P. Howard (2009), Modeling Basics, lecture notes for Math 442, Texas A&M University: the table in numbers.
     """
-    with resources.files(__package__).joinpath("hudson_bay.csv").open(encoding="utf-8") as file:
+    with resources.files("pathline.data").joinpath("hudson_bay.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.reader(file) if not row[0].startswith("#")]
     table = torch.tensor([[float(value) for value in row] for row in rows[1:]], dtype=dtype)
     return table[:, 0], table[:, 1:]

@@ -1,4 +1,4 @@
-"""Published systems, one folder each: ``config.py`` (free of torch), ``__init__.py`` with ``run(config, run)``, ``README.md``."""
+"""Published systems, one folder each: ``config.py`` (free of torch), ``__init__.py`` (the code), ``README.md``."""
 
 from __future__ import annotations
 

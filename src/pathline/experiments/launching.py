@@ -76,7 +76,7 @@ def _folder(experiment: Experiment, options: Options, first: bool) -> Path:
         return new_folder(RUNS, experiment.name) if first else RUNS  # the others are told by the first
     if first and not options.resumed and options.replay is None and (options.out / "config.yaml").exists():
         raise FileExistsError(
-            f"{options.out} already holds a run. Choose another `--out`, or go on with it: pathline run {experiment.name} "
-            f"--resume {options.out}"
+            f"{options.out} already holds a run. Choose another `--out`, or go on with it: "
+            f"pathline run {experiment.name} --resume {options.out}"
         )
     return options.out

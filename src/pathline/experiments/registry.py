@@ -23,7 +23,7 @@ PACKAGES_VARIABLE = "PATHLINE_EXPERIMENTS"
 """Environment variable that names further packages of experiments, separated by commas."""
 
 
-class UnknownExperiment(ValueError):  # noqa: N818 - reads better where it is raised
+class UnknownExperiment(ValueError):
     """No experiment has that name."""
 
 
@@ -128,7 +128,8 @@ def find(name: str, packages: tuple[str, ...] | None = None) -> Experiment:
     if plain in known:
         return known[plain]
     raise UnknownExperiment(
-        f'No experiment is called "{name}".{did_you_mean(plain, known)} The experiments are: {", ".join(known) or "none"}.'
+        f'No experiment is called "{name}".{did_you_mean(plain, known)} '
+        f"The experiments are: {', '.join(known) or 'none'}."
     )
 
 

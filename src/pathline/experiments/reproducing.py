@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathline.experiments.launching import Options, launch
 from pathline.experiments.registry import Experiment
 from pathline.train.folders import read_json, write_json
 
-__all__ = ["RESULTS", "reproduce", "summarise"]
+__all__ = ["RESULTS", "reproduce", "spread", "summarise"]
 
 RESULTS = Path("docs/results")
 SEEDS = (0, 1, 2)
@@ -88,11 +89,18 @@ def _metric(name: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     mean = fmean(values)
     return {
         "mean": mean,
-        "sd": stdev(values) if len(values) > 1 else None,
+        "sd": spread(values),
         "values": values,
         "unit": entries[0]["unit"],
         "expected": [_judged(bound, mean, values) for bound in entries[0]["expected"]],
     }
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """The standard deviation over the seeds; None for one value, NaN where a value is not finite."""
+    if len(values) < 2:
+        return None
+    return stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def _judged(bound: Mapping[str, Any], mean: float, values: Sequence[float]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class MLP(nn.Module):
         return self.net.activation
 
     @property
-    def init(self) -> Literal["matched", "torch"]:
+    def init(self) -> str:
         """The initialisation."""
         return self.net.init
 

@@ -118,5 +118,9 @@ class PredatorPrey(LotkaVolterra):
     def encounters(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Prey lost and predators gained an encounter, at the populations ``y``."""
         loss, gain = super().encounters(y)
-        correction = self.interaction(y / self.scale).exp()
-        return loss * correction[..., 0], gain * correction[..., 1]
+        factors = self.correction(y).exp()
+        return loss * factors[..., 0], gain * factors[..., 1]
+
+    def correction(self, y: Tensor) -> Tensor:
+        """The exponents ``n(y)``, ``(..., 2)``: zero where the encounters are those of Lotka and Volterra."""
+        return self.interaction(y / self.scale)

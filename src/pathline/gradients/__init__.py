@@ -26,9 +26,10 @@ def find_gradient(gradient: str | Gradient) -> Gradient:
     if isinstance(gradient, str):
         if gradient in GRADIENTS:
             return GRADIENTS[gradient]
-        close = difflib.get_close_matches(gradient, GRADIENTS, n=1)
-        hint = f' Did you mean "{close[0]}"?' if close else ""
-        raise ValueError(f'No gradient is called "{gradient}".{hint} The others: {", ".join(GRADIENTS)}.')
+        close = difflib.get_close_matches(gradient.lower(), GRADIENTS, n=1)
+        hint = f' Did you mean "{close[0]}"? The others:' if close else " There are:"
+        others = (name for name in GRADIENTS if name not in close)
+        raise ValueError(f'No gradient is called "{gradient}".{hint} {", ".join(others)}.')
     if callable(getattr(gradient, "solve", None)) and not isinstance(gradient, type):
         return gradient
     raise TypeError(f"`gradient` is a name or a Gradient object such as pathline.Adjoint(); it is {gradient!r}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,14 +13,17 @@ from torch import Tensor
 
 from pathline._structure import Structure, host
 from pathline.controllers import PID, Controller, Grid
-from pathline.gradients.base import Kept, add, gather, inner, timed
-from pathline.gradients.recompute import Recipe, Tape, prepare
+from pathline.gradients.base import Kept, Sum, gather, inner, timed
+from pathline.gradients.recompute import Recipe, Tape, no_forward_mode, prepare
 from pathline.loop import Hooks, Problem, Result, integrate
 from pathline.saving import Save
 from pathline.solvers import Solver, find_solver
 from pathline.stats import Stats
 from pathline.status import ERRORS, Status
 from pathline.terms import Bound, Term
+
+#: How far, relative to its size, the state may miss its stored value when it is integrated backwards.
+RECONSTRUCTION = 1e-2
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,10 @@ class _Solve(torch.autograd.Function):
         ctx.save_for_backward(t, output, *tensors)
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise no_forward_mode()
+
+    @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         run: _Run = ctx.run
         t, rows, *tensors = ctx.saved_tensors
@@ -164,16 +172,17 @@ def sweep(
             if t is not None:
                 slopes.append(inner(g[i], backward.rate(times[i], rows[i])))
             adjoint = adjoint + g[i]
-            adjoint = backward.interval(times[i], times[i - 1], rows[i], adjoint, keep)
+            adjoint = backward.interval(times[i], times[i - 1], rows[i], rows[i - 1], adjoint, keep)
         if t is not None:
             slopes.append(-inner(adjoint, backward.rate(times[0], rows[0])))
         g_t = None if t is None else torch.stack(slopes[::-1]).to(t.dtype)
         if g_t is not None and len(times) < len(problem.times):
             g_t = torch.cat([g_t, g_t.new_zeros(len(problem.times) - len(times))])
+        backward.warn()
     stats = problem.stats
     stats.backward_steps += backward.stats.steps
     stats.backward_evaluations += backward.stats.evaluations
-    return [adjoint + g[0], g_t, *backward.total]
+    return [adjoint + g[0], g_t, *backward.total.values]
 
 
 class _Backward:
@@ -189,8 +198,9 @@ class _Backward:
         self.stats = Stats()
         self.field = problem.term.counting(self.stats)
         self.tape = Tape(recipe, None, inputs, create_graph)
-        self.total: list[Tensor | None] = [None] * len(inputs)
+        self.total = Sum(len(inputs), in_place=not (create_graph or self.tape.transform))
         self.first_step: float | None = None
+        self.missed: list[Tensor] = []
         points = (getattr(self.solver, "dense_order", 3) + 2) // 2
         self.nodes, self.weights = np.polynomial.legendre.leggauss(points)
 
@@ -199,9 +209,15 @@ class _Backward:
         return self.field.rate(t, y, self.tape.args)
 
     def interval(
-        self, t1: float, t0: float, y: Tensor, adjoint: Tensor, keep: Callable[[Result, Tensor], None] | None
+        self,
+        t1: float,
+        t0: float,
+        y: Tensor,
+        before: Tensor,
+        adjoint: Tensor,
+        keep: Callable[[Result, Tensor], None] | None,
     ) -> Tensor:
-        """The adjoint carried from ``t1`` back to ``t0``."""
+        """The adjoint carried from ``t1``, where the state is ``y``, back to ``t0``, where it was ``before``."""
         with torch.no_grad():
             scale = adjoint.abs().max() if adjoint.numel() else adjoint.abs().sum()
         if t0 == t1 or (keep is None and not scale.item()):
@@ -214,7 +230,21 @@ class _Backward:
             raise ERRORS[result.status](_failed(result, t1, t0), None, result.status)
         if keep is not None:
             keep(result, scale)
+        with torch.no_grad():
+            missed = torch.linalg.vector_norm(result.y1[0] - before)
+            self.missed.append(missed / torch.linalg.vector_norm(before).clamp_min(1e-6))
         return result.y1[1] * scale
+
+    def warn(self) -> None:
+        """Say so where the state, integrated backwards, did not come back to where it had been."""
+        worst = torch.stack(self.missed).max().item() if self.missed else 0.0
+        if not worst <= RECONSTRUCTION:
+            warnings.warn(
+                f"The adjoint integrated the state backwards and missed the forward solution by {worst:.0e} of its "
+                f"size (more than {RECONSTRUCTION:g}): the backward solve is unstable or its tolerance too loose, and "
+                'the gradient is unreliable. Use gradient="checkpointed", which is exact.',
+                stacklevel=2,
+            )
 
     def _problem(self, t1: float, t0: float, start: Tensor, scale: Tensor, *, dense: bool) -> Problem:
         forward = self.problem
@@ -224,7 +254,7 @@ class _Backward:
         def accepted(a: Any, b: Any, _: Tensor, step: Any) -> None:
             a, b = host(a), host(b)
             self.first_step = abs(b - a) if self.first_step is None or b != t0 else self.first_step
-            if self.total:
+            if self.total.values:
                 self._quadrature(a, b, step, scale)
 
         return Problem(
@@ -255,7 +285,7 @@ class _Backward:
     def augmented(self, t: Tensor, state: Tensor) -> Tensor:
         """``d/dt (y, a) = (f, -a^T df/dy)``."""
         y, a = state[0], state[1]
-        (dy,), (da,) = self._pull(t, y, a, parameters=False)
+        dy, (da,) = self._pull(t, y, a, parameters=False)
         assert dy is not None
         down = torch.zeros_like(a) if da is None else -da
         return torch.stack([dy if self.create_graph else dy.detach(), down])
@@ -266,16 +296,17 @@ class _Backward:
         times = [middle + half * node for node in self.nodes]
         for s, weight, (y, adjoint) in zip(times, self.weights, step.rows(times), strict=True):
             _, grads = self._pull(s, y, adjoint * (scale * (-half * weight)), parameters=True)
-            self.total = [add(x, g) for x, g in zip(self.total, grads, strict=True)]
+            self.total.add(grads)
 
-    def _pull(self, t: Any, y: Tensor, a: Tensor, *, parameters: bool) -> tuple[Any, Sequence[Tensor | None]]:
+    def _pull(self, t: Any, y: Tensor, a: Tensor, *, parameters: bool) -> tuple[Tensor | None, Sequence[Tensor | None]]:
         """The rate, and ``a^T df`` by the state or by the parameters."""
 
         def piece(own: Sequence[Any], _: Any, args: Any) -> Sequence[Tensor | None]:
             return [self.field.rate(t, own[0], args)]
 
-        outputs, g_own, _, g_inputs = self.tape.pull(piece, [y], [a], host(t), parameters=parameters)
-        return outputs, g_inputs if parameters else g_own
+        keep = not parameters
+        dy, g_own, _, g_inputs = self.tape.pull(piece, [y], [a], host(t), parameters=parameters, keep=keep)
+        return dy, g_inputs if parameters else g_own
 
 
 class _Augmented(Term):

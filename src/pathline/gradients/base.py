@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
+from pathline._structure import real_dtype
 from pathline.loop import Problem, Result
 
 
@@ -52,52 +54,33 @@ def gather(problem: Problem, result: Result) -> Kept:
 # --- gradients to times ------------------------------------------------------------------------------------------
 
 
-class _Moved(torch.autograd.Function):
-    """``y`` unchanged, with the derivative ``dy/dt = slope``."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(y: Tensor, t: Tensor, slope: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return y.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1], inputs[2])
-        ctx.save_for_forward(inputs[2])
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        t, slope = ctx.saved_tensors
-        return g, inner(g, slope).to(t.dtype), None
-
-    @staticmethod
-    def jvp(ctx: Any, y_tangent: Tensor, t_tangent: Tensor, _: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (slope,) = ctx.saved_tensors
-        return y_tangent + slope * t_tangent.to(slope.dtype)
-
-
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """Re <a, b> as a 0-d tensor."""
     product = a.conj() * b if a.is_complex() else a * b
     return product.real.sum() if product.is_complex() else product.sum()
 
 
-def move(y: Tensor, t: Tensor, rate: Callable[[Tensor, Tensor], Tensor], sign: float = 1.0) -> Tensor:
-    """``y`` with ``dy/dt = sign * f(t, y)``, right to second order.
+def move(y: Tensor, t: Tensor, rate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """``y`` with the derivatives of the solution with respect to its time, right to second order.
 
-    The slope is evaluated twice, the second time at a state that already moves with ``t``: that gives the second
-    derivative ``f_t + sign * f_y f``.
+    A midpoint step of length zero: the value is ``y``, the derivative ``f(t, y)``, the second ``f_t + f_y f``, and the
+    mixed one ``f_y``.
     """
-    once = _Moved.apply(y, t, sign * rate(t, y))
-    return _Moved.apply(y, t, sign * rate(t, once))
+    here, h = t.detach(), t - t.detach()
+    step = h.to(real_dtype(y.dtype))
+    halfway = y + (step / 2) * rate(here, y)
+    return y + step * rate(here + h / 2, halfway)
 
 
 def move_start(problem: Problem, y0: Tensor, t: Tensor | None, args: Any) -> Tensor:
     """The start with its derivative with respect to the first time, unless fixed steps carry it."""
     if t is None or problem.controller.exact_times:
         return y0
-    return move(y0, t[0], lambda t0, y: problem.term.rate(t0, y, args), sign=-1.0)
+    here, h = t[0].detach(), t[0] - t[0].detach()
+    step = h.to(real_dtype(y0.dtype))
+    # The same step backwards, from the moved time to where the solve begins.
+    halfway = y0 - (step / 2) * problem.term.rate(here + h, y0, args)
+    return y0 - step * problem.term.rate(here + h / 2, halfway, args)
 
 
 def timed(problem: Problem, t: Tensor | None, args: Any) -> dict[str, Any]:
@@ -130,19 +113,22 @@ def aliases(tensors: Sequence[Tensor | None], create_graph: bool) -> list[Tensor
 
 
 def pull_back(
-    outputs: Sequence[Tensor | None],
-    cotangents: Sequence[Tensor | None],
-    inputs: Sequence[Tensor],
-    create_graph: bool,
+    outputs: list[Any], cotangents: Sequence[Tensor | None], inputs: Sequence[Tensor], create_graph: bool
 ) -> list[Tensor | None]:
-    """``sum_j cotangent_j^T d output_j / d input_i`` for every input; None where nothing depends on it."""
+    """``sum_j cotangent_j^T d output_j / d input_i`` for every input; None where nothing depends on it.
+
+    Empties ``outputs``: the graph needs their edges alone, and their memory is that of two states and more.
+    """
     pairs = [
-        (y, g) for y, g in zip(outputs, cotangents, strict=True) if y is not None and g is not None and y.requires_grad
+        (get_gradient_edge(y), g)
+        for y, g in zip(outputs, cotangents, strict=True)
+        if y is not None and g is not None and y.requires_grad
     ]
+    outputs.clear()
     if not pairs or not inputs:
         return [None] * len(inputs)
     grads = torch.autograd.grad(
-        [y for y, _ in pairs], inputs, [g for _, g in pairs], allow_unused=True, create_graph=create_graph
+        [edge for edge, _ in pairs], inputs, [g for _, g in pairs], allow_unused=True, create_graph=create_graph
     )
     return list(grads)
 
@@ -150,3 +136,24 @@ def pull_back(
 def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """The sum, where None is zero."""
     return b if a is None else a if b is None else a + b
+
+
+class Sum:
+    """Sums of cotangents, in place where no graph is wanted."""
+
+    def __init__(self, count: int, in_place: bool) -> None:
+        self.values: list[Tensor | None] = [None] * count
+        self.in_place = in_place
+
+    def add(self, terms: Sequence[Tensor | None]) -> None:
+        """Add one term to each sum; None is zero."""
+        for i, term in enumerate(terms):
+            value = self.values[i]
+            if term is None:
+                continue
+            if not self.in_place:
+                self.values[i] = add(value, term)
+            elif value is None:
+                self.values[i] = term.clone()  # autograd may hand the same tensor to two inputs
+            else:
+                value.add_(term)

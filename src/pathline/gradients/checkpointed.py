@@ -13,8 +13,8 @@ from torch import Tensor
 from pathline._random import restored
 from pathline._structure import host
 from pathline.controllers import Setting
-from pathline.gradients.base import Kept, add, gather, move_start, timed
-from pathline.gradients.recompute import Piece, Recipe, Tape, prepare
+from pathline.gradients.base import Kept, Sum, add, gather, move_start, timed
+from pathline.gradients.recompute import Piece, Recipe, Tape, no_forward_mode, prepare
 from pathline.loop import Problem, integrate
 from pathline.saving import Keeper
 
@@ -99,6 +99,10 @@ class _Solve(torch.autograd.Function):
         ctx.save_for_backward(y0, t, *tensors, *output[run.leaves + run.curved + 1 :])
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise no_forward_mode()
+
+    @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         run: _Run = ctx.run
         y0, t, *rest = ctx.saved_tensors
@@ -133,7 +137,7 @@ class _Sweep:
         self.g_states = run.states(cotangents[n + curved + 1 :], None)
         self.tape = Tape(run.recipe, t, inputs, torch.is_grad_enabled())
         self.g_t: Tensor | None = None
-        self.g_inputs: list[Tensor | None] = [None] * len(inputs)
+        self.g_inputs = Sum(len(inputs), in_place=not (self.tape.create_graph or self.tape.transform))
         self.known: tuple[Any, Any, Any] = (None, None, None)
 
     def run_back(self) -> list[Tensor | None]:
@@ -150,14 +154,14 @@ class _Sweep:
             n = self._first_rows()
             head = [None if g is None else g[:n] for g in self.g_rows]
             (g_first,) = self._pull(self._first, [self.y0], head, self.problem.times[0])
-        return [add(g_y, g_first), self.g_t, *self.g_inputs]
+        return [add(g_y, g_first), self.g_t, *self.g_inputs.values]
 
     def _pull(
         self, piece: Piece, own: Sequence[Tensor | None], cotangents: Sequence[Tensor | None], at: float
     ) -> list[Tensor | None]:
         _, g_own, g_t, g_inputs = self.tape.pull(piece, own, cotangents, at)
         self.g_t = add(self.g_t, g_t)
-        self.g_inputs = [add(a, b) for a, b in zip(self.g_inputs, g_inputs, strict=True)]
+        self.g_inputs.add(g_inputs)
         return g_own
 
     def _first_rows(self) -> int:

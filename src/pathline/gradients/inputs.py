@@ -7,10 +7,7 @@ shows what the search missed. What both miss is found by the backward passes, wh
 
 from __future__ import annotations
 
-import functools
-import sys
-import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,27 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-#: Objects visited at most; a field that holds a whole data set is no reason to walk it.
-LIMIT = 20_000
-
-#: Packages whose code and classes hold no tensor of a field.
-_TRUSTED = {"torch", "numpy", "pathline", *sys.stdlib_module_names} - {"__main__"}
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor stands: an entry of a container, or an attribute."""
-
-    get: Callable[[], Any]
-    put: Callable[[Any], None]
-
-
-def _item(container: Any, key: Any) -> Place:
-    return Place(functools.partial(container.__getitem__, key), functools.partial(container.__setitem__, key))
-
-
-def _attribute(owner: Any, name: str) -> Place:
-    return Place(functools.partial(getattr, owner, name), functools.partial(setattr, owner, name))
+from pathline._search import Place, Walk, item_place
 
 
 @dataclass
@@ -79,10 +56,11 @@ class Inputs:
         """The field reads ``tensors`` in place of its own; yields the ``args`` to call it with."""
         for original, places in zip(self.tensors, self.places, strict=True):
             if not places:
+                made = "" if original.grad_fn is None else f", made by {original.grad_fn.name()}"
                 raise RuntimeError(
-                    f"A tensor of shape {tuple(original.shape)} that the field reads lies where it cannot be replaced "
-                    "(found only in the graph of an evaluation), and second derivatives, torch.func transforms and "
-                    "tensors made by other operations need that. Pass it in `args`."
+                    f"A tensor of shape {tuple(original.shape)}{made}, that the field reads lies where it cannot be "
+                    "replaced, and second derivatives, torch.func transforms and tensors made by other operations "
+                    "need that. Pass it in `args`."
                 )
         before = [(place, place.get()) for places in self.places for place in places]
         try:
@@ -102,116 +80,20 @@ class Inputs:
 def find(f: Any, args: Any) -> Inputs:
     """Search a field and its ``args`` for tensors that require grad."""
     inputs = Inputs(args)
-    walk = _Walk(inputs)
-    walk.visit(f, None)
+
+    def found(tensor: Tensor, place: Place | None) -> None:
+        if tensor.requires_grad or _wrapped(tensor):
+            inputs.add(tensor, place)
+
+    walk = Walk(found)
+    walk.visit(f)
     if args is not None:
         inputs._arg_leaves, inputs._arg_spec = pytree.tree_flatten(args)
         leaves = inputs._arg_leaves
         for i, leaf in enumerate(leaves):
-            walk.visit(leaf, _item(leaves, i))
+            walk.visit(leaf, item_place(leaves, i))
+    inputs.complete = walk.complete
     return inputs
-
-
-class _Walk:
-    def __init__(self, inputs: Inputs) -> None:
-        self.inputs = inputs
-        self.seen: set[int] = set()
-        self.keep: list[Any] = []  # ids are only unique while the objects live
-
-    def visit(self, value: Any, place: Place | None) -> None:
-        if isinstance(value, Tensor):
-            if value.requires_grad or _wrapped(value):
-                self.inputs.add(value, place)
-            return
-        if id(value) in self.seen or _plain(value):
-            return
-        if len(self.seen) > LIMIT or isinstance(value, type | types.ModuleType):
-            self.inputs.complete = False  # code and classes outside the libraries below may hold anything
-            return
-        self.seen.add(id(value))
-        self.keep.append(value)
-        if isinstance(value, dict):
-            self._items(value, list(value))
-        elif isinstance(value, list):
-            self._items(value, range(len(value)))
-        elif isinstance(value, tuple | set | frozenset):
-            for item in value:
-                self.visit(item, None)
-        elif isinstance(value, types.FunctionType):
-            self._function(value)
-        elif isinstance(value, types.MethodType):
-            self.visit(value.__self__, None)
-            self.visit(value.__func__, None)
-        elif isinstance(value, functools.partial):
-            self.visit(value.func, None)
-            self.visit(value.args, None)
-            self.visit(value.keywords, None)
-        else:
-            self._object(value)
-
-    def _items(self, container: Any, keys: Any) -> None:
-        for key in keys:
-            self.visit(container[key], _item(container, key))
-
-    def _function(self, function: types.FunctionType) -> None:
-        for cell in function.__closure__ or ():
-            try:
-                value = cell.cell_contents
-            except ValueError:  # a name that is not bound yet
-                continue
-            self.visit(value, _attribute(cell, "cell_contents"))
-        self.visit(function.__defaults__, None)
-        self.visit(function.__kwdefaults__, None)
-        names = function.__globals__
-        for name in sorted(_names(function.__code__)):
-            if name in names:
-                self.visit(names[name], _item(names, name))
-        wrapped = getattr(function, "__wrapped__", None)
-        if wrapped is not None:
-            self.visit(wrapped, None)
-
-    def _object(self, value: Any) -> None:
-        attributes = getattr(value, "__dict__", None)
-        if isinstance(attributes, dict):
-            self._items(attributes, list(attributes))
-        for slot in (name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())):
-            if isinstance(slot, str) and hasattr(value, slot) and not slot.startswith("__"):
-                self.visit(getattr(value, slot), _attribute(value, slot))
-        self._class(type(value))
-
-    def _class(self, kind: type) -> None:
-        """Globals and closures that an object's own code names, and tensors that its class holds."""
-        for base in kind.__mro__:
-            if not _trusted(base.__module__):
-                for name, member in list(vars(base).items()):
-                    if isinstance(member, types.FunctionType | Tensor):
-                        self.visit(member, _attribute(base, name))
-
-
-def _plain(value: Any) -> bool:
-    """What holds no tensor of the field: values, and all that belongs to Python and the libraries below."""
-    if value is None or isinstance(value, str | bytes | int | float | complex | types.BuiltinFunctionType):
-        return True
-    if isinstance(value, torch.dtype | torch.device | torch.Size | torch.Generator):
-        return True
-    if isinstance(value, types.ModuleType):
-        return _trusted(value.__name__)
-    if isinstance(value, type | types.FunctionType):
-        return _trusted(value.__module__ or "")
-    return type(value).__module__ == "numpy"
-
-
-def _trusted(module: str) -> bool:
-    top = module.partition(".")[0]
-    return top in _TRUSTED
-
-
-def _names(code: types.CodeType) -> set[str]:
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= _names(constant)
-    return names
 
 
 def _wrapped(tensor: Tensor) -> bool:

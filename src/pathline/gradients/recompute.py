@@ -79,6 +79,11 @@ def _autocast(kind: str) -> tuple[str, bool, torch.dtype]:
     return kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
 
 
+def no_forward_mode() -> RuntimeError:
+    """The answer to torch.func.jvp, jacfwd and hessian."""
+    return RuntimeError('Forward mode (jvp, jacfwd, hessian) is offered by gradient="backprop" alone. Use that.')
+
+
 Piece = Callable[[Sequence[Any], Any, Any], Sequence[Tensor | None]]
 
 
@@ -99,6 +104,7 @@ class Tape:
     def __init__(self, recipe: Recipe, t: Tensor | None, tensors: Sequence[Tensor], create_graph: bool) -> None:
         self.recipe, self.create_graph = recipe, create_graph
         self.transform = transforming()
+        self.nested = False
         self.t, self.inputs = t, list(tensors)
         self.args: Any = recipe.inputs.args
         self.watch = not (recipe.inputs.complete or self.transform)
@@ -125,8 +131,9 @@ class Tape:
         at: float,
         *,
         parameters: bool | None = None,
-    ) -> tuple[Sequence[Tensor | None], list[Tensor | None], Tensor | None, list[Tensor | None]]:
-        """The piece's outputs, and the cotangents of its own tensors, of the times, and of the inputs.
+        keep: bool = False,
+    ) -> tuple[Tensor | None, list[Tensor | None], Tensor | None, list[Tensor | None]]:
+        """The piece's first output, and the cotangents of its own tensors, of the times, and of the inputs.
 
         Args:
             piece: what to compute again.
@@ -134,22 +141,46 @@ class Tape:
             cotangents: of its outputs; None is zero.
             at: the time, for messages.
             parameters: True asks for the cotangents of times and inputs alone, False for its own tensors' alone.
+            keep: whether the first output is wanted.
         """
         if self.transform:
             return self._transformed(piece, own, cotangents)
         own = aliases(own, self.create_graph)
+        if self.create_graph and not self.nested:
+            return self._nested(piece, own, cotangents, at, parameters, keep)
         with torch.enable_grad():
-            outputs = piece(own, self.t, self.args)
+            outputs = list(piece(own, self.t, self.args))
         if self.watch:
             self._check(outputs, [x for x in (*own, self.t, *self.inputs) if x is not None], at)
         asked = [
             *(own if parameters is not True else [None] * len(own)),
             *([self.t, *self.inputs] if parameters is not False else [None] * (1 + len(self.inputs))),
         ]
+        first = outputs[0] if keep else None
         pulled = iter(pull_back(outputs, cotangents, [x for x in asked if x is not None], self.create_graph))
         grads = [None if x is None else next(pulled) for x in asked]
         n = len(own)
-        return outputs, grads[:n], grads[n], grads[n + 1 :]
+        return first, grads[:n], grads[n], grads[n + 1 :]
+
+    def _nested(
+        self,
+        piece: Piece,
+        own: Any,
+        cotangents: Sequence[Tensor | None],
+        at: float,
+        parameters: bool | None,
+        keep: bool,
+    ) -> Any:
+        """With a graph wanted, the own tensors may depend on the inputs: a name for this piece alone keeps them apart."""
+        t, inputs, args = self.t, self.inputs, self.args
+        self.nested = True
+        try:
+            (self.t,) = aliases([t], True)
+            self.inputs = [x for x in aliases(inputs, True) if x is not None]
+            with self.recipe.inputs.replaced(self.inputs) as self.args:
+                return self.pull(piece, own, cotangents, at, parameters=parameters, keep=keep)
+        finally:
+            self.t, self.inputs, self.args, self.nested = t, inputs, args, False
 
     def _transformed(self, piece: Piece, own: Sequence[Tensor | None], cotangents: Sequence[Tensor | None]) -> Any:
         given = [*own, self.t, *self.inputs]
@@ -171,10 +202,7 @@ class Tape:
         grads: list[Any] = [None] * len(given)
         for i, g in zip(present, pulled, strict=True):
             grads[i] = g
-        outputs: list[Any] = [None] * len(cotangents)
-        for j, value in zip(kept, values, strict=True):
-            outputs[j] = value
-        return outputs, grads[: len(own)], grads[len(own)], grads[len(own) + 1 :]
+        return values[0], grads[: len(own)], grads[len(own)], grads[len(own) + 1 :]
 
     def _check(self, outputs: Sequence[Tensor | None], known: Sequence[Tensor], at: float) -> None:
         """Raise RuntimeError if the graph reaches a tensor that the search at the start did not see."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ class ResNet(nn.Module):
 
     $$h_{k+1} = h_k + \Delta t\,f_k(h_k)$$
 
-    One block used ``depth`` times is ``depth`` Euler steps of $\dot h = f(h)$; with ``step=1/depth`` they end at time 1.
+    One block used ``depth`` times is ``depth`` Euler steps of $\dot h = f(h)$; ``step=1/depth`` ends them at time 1.
 
     Args:
         blocks: One module, shared by all layers, or a sequence of modules, one a layer.
@@ -38,15 +39,15 @@ class ResNet(nn.Module):
 
     def __init__(self, blocks: nn.Module | Sequence[nn.Module], depth: int | None = None, *, step: float = 1.0) -> None:
         super().__init__()
-        separate = isinstance(blocks, nn.ModuleList) or not isinstance(blocks, nn.Module)
-        count = len(blocks) if separate else depth
+        shared = isinstance(blocks, nn.Module) and not isinstance(blocks, nn.ModuleList)
+        self.blocks: Any = blocks if shared else nn.ModuleList(cast("Sequence[nn.Module]", blocks))
+        count = depth if shared else len(self.blocks)
         if count is None or count < 1 or depth not in (None, count):
             raise ValueError(
                 "A shared block needs `depth`, at least 1, and a sequence of blocks has its own, "
-                f"but depth={depth!r} came with {f'{count} blocks' if separate else 'one block'}. "
+                f"but depth={depth!r} came with {'one block' if shared else f'{count} blocks'}. "
                 "Three layers with one block: ResNet(block, depth=3)."
             )
-        self.blocks = nn.ModuleList(blocks) if separate else blocks
         self.depth = count
         self.step = step
 

@@ -227,7 +227,7 @@ class _Decoder:
         for thing in own:
             name = getattr(thing, "__name__", None) or type(thing).__name__
             self.own.setdefault(name, []).append(thing)
-        self.built: dict[int, nn.Module] = {}
+        self.built: dict[int, Any] = {}
 
     def value(self, spec: Any) -> Any:
         if not isinstance(spec, dict):
@@ -269,7 +269,7 @@ class _Decoder:
                 f"This model uses `{name}`, which is no part of pathline or torch.nn. Pass it: load(directory, {name})."
             )
         things = self.own[name]
-        thing = things.pop(0) if len(things) > 1 else things[0]
+        thing: Any = things.pop(0) if len(things) > 1 else things[0]
         if inspect.isclass(thing) and "number" in spec:
             if spec["arguments"] is None:
                 raise ValueError(f"{spec['reason']} Or pass an instance: load(directory, {name}(...)).")

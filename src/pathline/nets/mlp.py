@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -77,29 +77,31 @@ class MLP(nn.Module):
         """Draw all weights anew."""
         if self.init not in ("matched", "torch"):
             raise ValueError(f'`init` is "matched" or "torch", but {self.init!r} came.')
-        functions = [None, *self._functions()]
-        for layer, function in zip(self.layers, functions, strict=True):
+        gains = [1.0, *(gain(function) for function in self._functions())]
+        for layer, factor in zip(self._linear(), gains, strict=True):
             layer.reset_parameters()
             if self.init == "matched":
-                factor = 1.0 if function is None else gain(function)
                 nn.init.normal_(layer.weight, std=factor / math.sqrt(layer.in_features))
-        last = self.layers[-1]
         with torch.no_grad():
-            for parameter in last.parameters():
+            for parameter in self.layers[-1].parameters():
                 parameter.mul_(self.output_scale)
+
+    def _linear(self) -> list[nn.Linear]:
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def _functions(self) -> list[Callable[[Tensor], Tensor]]:
         """The activation after each hidden layer."""
         if isinstance(self.activation, type):
             return list(self.activations)
-        function = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
+        function: Any = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
         return [function] * len(self.hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., inputs)`` to ``(..., outputs)``."""
-        for layer, function in zip(self.layers, self._functions(), strict=False):
+        *hidden, last = self.layers
+        for layer, function in zip(hidden, self._functions(), strict=True):
             x = function(layer(x))
-        return self.layers[-1](x)
+        return last(x)
 
     def extra_repr(self) -> str:
         name = self.activation if isinstance(self.activation, str) else getattr(self.activation, "__name__", "module")

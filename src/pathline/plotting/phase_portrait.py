@@ -71,7 +71,8 @@ def phase_portrait(
 def _path(axes: Axes, source: Any, y0: Tensor | None, t: Tensor | None, points: int, line: dict[str, Any]) -> None:
     _, states = curve(source, y0, t, points)
     _check_plane(states.shape[-1])
-    axes.plot(*states.reshape(len(states), -1, 2).transpose(2, 0, 1), **({"color": PALETTE[0]} | line))
+    style: dict[str, Any] = {"color": PALETTE[0]} | line
+    axes.plot(*states.reshape(len(states), -1, 2).transpose(2, 0, 1), **style)
 
 
 def _arrows(

@@ -50,7 +50,8 @@ def trajectory(
         states = states[:, None]
     axes = on_axes(axes)
     for i in range(states.shape[-1]):
-        style = {"color": PALETTE[i % len(PALETTE)], "label": names[i] if names else f"$y_{{{i + 1}}}$"} | line
+        label = names[i] if names else f"$y_{{{i + 1}}}$"
+        style: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "label": label} | line
         lines = axes.plot(times, states[..., i].reshape(len(times), -1), **style)
         for other in lines[1:]:
             other.set_label("_nolegend_")

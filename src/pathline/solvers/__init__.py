@@ -11,8 +11,13 @@ from pathline.tableaus import TABLEAUS
 
 __all__ = ["METHODS", "RungeKutta", "Solver", "Step", "find_solver"]
 
+#: The error estimate of tsit5 swings more than others do: under the classical controller it is rejected twice as often.
+GAINS = {"tsit5": (0.2, 0.8, 0.0)}
+
 #: Every method by its name.
-METHODS: dict[str, Any] = {name: RungeKutta(tableau) for name, tableau in TABLEAUS.items()}
+METHODS: dict[str, Any] = {
+    name: RungeKutta(tableau, GAINS.get(name, (0.0, 1.0, 0.0))) for name, tableau in TABLEAUS.items()
+}
 
 
 def find_solver(method: str | Solver) -> Solver:
@@ -25,9 +30,14 @@ def find_solver(method: str | Solver) -> Solver:
     if isinstance(method, str):
         if method in METHODS:
             return METHODS[method]
-        close = difflib.get_close_matches(method, METHODS, n=1)
-        hint = f' Did you mean "{close[0]}"?' if close else ""
-        raise ValueError(f'No solver is called "{method}".{hint} The others: {", ".join(METHODS)}.')
-    if callable(getattr(method, "step", None)) and callable(getattr(method, "init", None)):
+        close = difflib.get_close_matches(method.lower(), METHODS, n=1)
+        hint = f' Did you mean "{close[0]}"? The others:' if close else " There are:"
+        others = (name for name in METHODS if name not in close)
+        raise ValueError(f'No solver is called "{method}".{hint} {", ".join(others)}.')
+    if (
+        not isinstance(method, type)
+        and callable(getattr(method, "step", None))
+        and callable(getattr(method, "init", None))
+    ):
         return method
     raise TypeError(f"`method` is a name or a Solver with init() and step(); it is {method!r}.")

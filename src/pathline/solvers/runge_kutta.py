@@ -26,6 +26,7 @@ class RungeKutta:
 
     Args:
         tableau: the coefficients.
+        gains: proportional, integral and derivative gain of a PID controller that is told none.
 
     Example:
         >>> import pathline
@@ -36,8 +37,8 @@ class RungeKutta:
     needs = "rate"
     carries_slope = True
 
-    def __init__(self, tableau: Tableau) -> None:
-        self.tableau = tableau
+    def __init__(self, tableau: Tableau, gains: tuple[float, float, float] = (0.0, 1.0, 0.0)) -> None:
+        self.tableau, self.gains = tableau, gains
         self.name = tableau.name
         self.fsal = tableau.fsal
         self.stages = tableau.stages
@@ -146,6 +147,11 @@ class RungeKuttaStep:
         end = self.solver.stages - self.solver.fsal
         return self.ks[end] if len(self.ks) > end else None
 
+    @property
+    def retry(self) -> Tensor:
+        """The slope at the start, for another try from there."""
+        return self.ks[0]
+
     def slopes(self) -> Tensor:
         """``(stages with the extra ones, *state)``."""
         solver, ks = self.solver, self.ks
@@ -160,7 +166,7 @@ class RungeKuttaStep:
         """``(len(times), *state)``: dense output at times inside the step."""
         weights = self._weights(times)
         slopes = self.slopes()
-        moved = (weights.to(slopes.dtype) @ slopes.flatten(1)).view(len(weights), *self.y0.shape)
+        moved = (weights.to(slopes.dtype) @ slopes.reshape(len(slopes), -1)).view(len(weights), *self.y0.shape)
         return self.y0 + moved
 
     def coefficients(self) -> Tensor:
@@ -168,7 +174,7 @@ class RungeKuttaStep:
         slopes = self.slopes()
         dt = self.t1 - self.t0
         matrix = self.solver._polynomial.to(slopes.device) * dt
-        powers = (matrix.to(slopes.dtype) @ slopes.flatten(1)).view(-1, *self.y0.shape)
+        powers = (matrix.to(slopes.dtype) @ slopes.reshape(len(slopes), -1)).view(-1, *self.y0.shape)
         return torch.cat([self.y0.unsqueeze(0), powers])
 
     def _weights(self, times: Sequence[float] | Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import pathline
 from pathline.testing.problems import Problem
 
 #: Numbers of steps: halvings of two starts, so that a method of order 8 has enough of them before rounding.
-STEPS = tuple(start * 2**k for k in range(8) for start in (4, 6) if start * 2**k <= 512)
+STEPS = tuple(start * 2**k for k in range(7) for start in (4, 6) if start * 2**k <= 256)
 
 
 def measured_order(error: Callable[[int], float], *, floor: float = 2e-14, ceiling: float = 0.1) -> float:

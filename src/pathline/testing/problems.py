@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Problem:
     exact: Curve | None = None
     reference: Callable[[], Sequence[float]] | None = None
     stiffness: float = 1.0
-    tags: frozenset[str] = field(default_factory=frozenset)
+    tags: frozenset[str] = dataclasses.field(default_factory=frozenset)
     about: str = ""
 
     def start(self, dtype: torch.dtype = torch.float64) -> Tensor:

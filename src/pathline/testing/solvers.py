@@ -222,7 +222,7 @@ def check_solver(method: str) -> None:
         AssertionError: a promise is broken; the text says which.
 
     Example:
-        >>> check_solver("bosh3")
+        >>> check_solver("midpoint")
     """
     for check in SOLVER_CHECKS.values():
         check(method)

@@ -26,7 +26,7 @@ _HOMES = {
     "trajectory_loss": "trajectory",
 }
 
-__all__ = [  # noqa: RUF022 - sorted as in _HOMES
+__all__ = [
     "FitStopped",
     "History",
     "Interrupted",

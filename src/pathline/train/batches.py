@@ -107,8 +107,8 @@ class Source:
             self._position += 1
             return batch
         raise ValueError(
-            f"`batches` ran out at step {step}, after {self._position} batches. Pass something that can be gone through "
-            "again (a DataLoader, a list), or a function of the step."
+            f"`batches` ran out at step {step}, after {self._position} batches. Pass something that can be gone "
+            "through again (a DataLoader, a list), or a function of the step."
         )
 
     def _begin_epoch(self) -> None:

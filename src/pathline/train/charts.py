@@ -45,16 +45,12 @@ def line_chart(series: Sequence[Series], *, log: bool, title: str, mark: tuple[f
         return ""
     log = log and max(y for _, y in everything) > 3.0 * min(y for _, y in everything)
     xs = _Axis(min(x for x, _ in everything), max(x for x, _ in everything), LEFT, WIDTH - RIGHT, log=False)
-    low, high = _padded([y for _, y in everything], log)
+    marked = mark is not None and all(map(math.isfinite, mark)) and (mark[1] > 0.0 or not log)
+    low, high = _padded([y for _, y in everything] + ([mark[1]] if mark is not None and marked else []), log)
     ys = _Axis(low, high, HEIGHT - BOTTOM, TOP, log=log)
     body = [_grid(xs, ys)]
     body += [_line(points[line.label], line.css, xs, ys) for line in series if points[line.label]]
-    if (
-        mark is not None
-        and all(map(math.isfinite, mark))
-        and (mark[1] > 0.0 or not log)
-        and xs.low <= mark[0] <= xs.high
-    ):
+    if mark is not None and marked and xs.low <= mark[0] <= xs.high:
         body.append(f'<circle class="mark" cx="{xs(mark[0]):.1f}" cy="{ys(mark[1]):.1f}" r="4"/>')
     inside = "".join(body)
     return f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{inside}</svg>'
@@ -96,7 +92,7 @@ def _linear_ticks(low: float, high: float, most: int) -> list[float]:
     unit = 10.0 ** math.floor(math.log10(rough))
     stride = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
     first, last = math.ceil(low / stride - 1e-9), math.floor(high / stride + 1e-9)
-    return [round(index * stride, 12) for index in range(first, last + 1)]
+    return [index * stride for index in range(first, last + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
@@ -110,8 +106,8 @@ def _label(value: float) -> str:
         return "0"
     if 1e-3 <= abs(value) < 1e5:
         return f"{value:g}"
-    mantissa, _, exponent = f"{value:.0e}".partition("e")
-    power = f'<tspan dy="-4" font-size="8.5">{int(exponent)}</tspan>'.replace("-", "\N{MINUS SIGN}", 0)
+    mantissa, _, exponent = f"{value:.1e}".replace(".0", "").partition("e")
+    power = f'<tspan dy="-4" font-size="8.5">{int(exponent)}</tspan>'
     return ("" if mantissa == "1" else f"{mantissa}·") + "10" + power.replace(">-", ">\N{MINUS SIGN}")
 
 
@@ -121,7 +117,7 @@ def _grid(xs: _Axis, ys: _Axis) -> str:
         at = ys(tick)
         pieces.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         pieces.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{_label(tick)}</text>')
-    for tick in xs.ticks(5):
+    for tick in (tick for tick in xs.ticks(5) if tick == int(tick)):  # half a step is no step
         at = xs(tick)
         pieces.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:g}</text>')
     pieces.append(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import shutil
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
-__all__ = ["FORMAT", "read_folder", "read_tree", "restore_random_state", "random_state", "write_folder", "write_tree"]
+__all__ = ["FORMAT", "random_state", "read_folder", "read_tree", "restore_random_state", "write_folder", "write_tree"]
 
 FORMAT = 1
 """Version of the layout, stored in each checkpoint."""
@@ -46,8 +45,8 @@ def read_tree(folder: Path, name: str) -> Any:
     document = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     if document["format"] > FORMAT:
         raise ValueError(
-            f"The checkpoint {folder.name}/{name}.json has format {document['format']}; this version reads up to {FORMAT}. "
-            "Update pathline to read it."
+            f"The checkpoint {folder.name}/{name}.json has format {document['format']}; this version reads up to "
+            f"{FORMAT}. Update pathline to read it."
         )
     return _unpack(document["tree"], load_file(folder / f"{name}.safetensors"))
 
@@ -60,8 +59,8 @@ def write_folder(folder: Path, trees: Mapping[str, Any]) -> None:
         write_tree(fresh, name, tree)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
+        folder.replace(old)
+    fresh.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -76,7 +75,7 @@ def read_folder(folder: Path, names: tuple[str, ...]) -> dict[str, Any] | None:
 
 def random_state() -> dict[str, Any]:
     """The state of every global generator: Python's, numpy's, torch's, and those of the accelerators in use."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - others draw from it
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": [
@@ -97,7 +96,7 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
     """Set the global generators to what :func:`random_state` saw."""
     random.setstate(state["python"])
     kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
@@ -145,7 +144,7 @@ def _unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     if "$tensor" in value:
-        # a fresh copy is aligned as all of torch's memory; a view into the file is not, and dot products then round differently
+        # a view into the file is aligned otherwise than torch's own memory, and dot products then round otherwise
         tensor = tensors[value["$tensor"]].clone()
         return torch.view_as_complex(tensor) if value.get("complex") else tensor
     if "$array" in value:

@@ -70,7 +70,8 @@ def replaced(config: C, overrides: Mapping[str, Any], where: str = "config") -> 
         name = str(key).replace("-", "_")
         if name not in names:
             raise ConfigError(
-                f"No field of `{where}` is called {key!r}.{did_you_mean(name, names)} The fields are: {', '.join(names)}."
+                f"No field of `{where}` is called {key!r}.{did_you_mean(name, names)} "
+                f"The fields are: {', '.join(names)}."
             )
         current = getattr(config, name)
         if isinstance(value, Mapping) and dataclasses.is_dataclass(current) and not isinstance(current, type):
@@ -103,7 +104,7 @@ def from_plain(hint: Any, value: Any, where: str = "value") -> Any:
         if isinstance(value, hint):  # pyright: ignore[reportArgumentType] - a dataclass type here, not an instance
             return value
         if not isinstance(value, Mapping):
-            raise _refuse(where, f"the fields of {hint.__name__} as a mapping", value)
+            raise _refuse(where, "a mapping of its fields", value)
         return replaced(hint(), value, where)  # pyright: ignore[reportCallIssue]
     if isinstance(hint, type) and issubclass(hint, Enum):
         return value if isinstance(value, hint) else _member(dict(hint.__members__), value, where)

@@ -36,7 +36,7 @@ def point_to(folder: Path) -> None:
     except (OSError, NotImplementedError):
         fresh.write_text(folder.name + "\n", encoding="utf-8")
     try:
-        os.replace(fresh, pointer)
+        fresh.replace(pointer)
     except OSError:  # a folder of the user's own has that name
         fresh.unlink()
 
@@ -72,7 +72,7 @@ def write_json(path: Path, value: Any) -> None:
     """Strict JSON: numbers that are not finite become the texts "nan", "inf" and "-inf"."""
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(json.dumps(_strict(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(fresh, path)
+    fresh.replace(path)
 
 
 def read_json(path: Path) -> Any:

@@ -17,7 +17,6 @@ from pathline.train.checkpoints import (
     read_tree,
     restore_random_state,
     write_folder,
-    write_tree,
 )
 from pathline.train.history import History
 from pathline.train.stopping import OutOfTime, ReplayDone
@@ -184,7 +183,8 @@ class Keeper:
         torch.set_rng_state(trees["random"]["torch"])
         value = compute(trees["batch"])
         raise ReplayDone(
-            f"The batch of {self.name} {self._run.replay.name} can be solved now: its loss is {float(value.detach()):.6g}."
+            f"The batch of {self.name} {self._run.replay.name} can be solved now: "
+            f"its loss is {float(value.detach()):.6g}."
         )
 
     # --- the rest ------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ def lbfgs_iteration(
         with torch.no_grad():
             for parameter, kept in zip(parameters, before, strict=True):
                 parameter.copy_(kept)
-        return (*(first[0] if first else (float("nan"), {})), error)
+        return math.nan, {}, error
     moved = any(not torch.equal(parameter, kept) for parameter, kept in zip(parameters, before, strict=True))
-    return (*first[0], None if moved else NoProgress("The line search found no better point."))
+    value, extra = first[0]
+    return value, extra, None if moved else NoProgress("The line search found no better point.")

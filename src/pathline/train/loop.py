@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from pathline.status import SolveError
@@ -36,7 +35,7 @@ Evaluate = Callable[[Any], "float | Tensor"]
 """``evaluate(model)``: the watched number; less is better."""
 
 
-def fit(
+def fit(  # noqa: C901 - the whole loop in one place, to be read from top to bottom
     model: nn.Module,
     loss: Loss,
     *,
@@ -186,7 +185,7 @@ def fit(
 
 
 class _Entry(nn.Module):
-    """The loss as a module's ``forward``, so that wrappers for several processes and mixed precision see the whole of it."""
+    """The loss as a module's ``forward``, so that wrappers for processes and mixed precision see the whole of it."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
@@ -242,7 +241,7 @@ class _Watch:
     def _everywhere(self, value: float) -> float:
         if self._fabric.world_size == 1:
             return value
-        return float(self._fabric.all_reduce(torch.tensor(value, device=self._fabric.device), reduce_op="mean"))
+        return _reduced(self._fabric, value, "mean")
 
     def state_dict(self) -> dict[str, float]:
         return {"sum": self._sum, "count": self._count}
@@ -291,7 +290,13 @@ def _anywhere(fabric: Fabric, flag: bool) -> bool:
     """Whether the flag is up in any process: all of them have to take the same turn."""
     if fabric.world_size == 1:
         return flag
-    return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum") > 0)
+    return _reduced(fabric, float(flag), "sum") > 0.0
+
+
+def _reduced(fabric: Fabric, value: float, how: str) -> float:
+    reduced = fabric.all_reduce(torch.tensor(value, device=fabric.device), reduce_op=how)
+    assert isinstance(reduced, Tensor)
+    return float(reduced)
 
 
 def _fabric_of(model: nn.Module) -> Fabric:

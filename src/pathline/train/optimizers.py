@@ -49,7 +49,7 @@ def make_schedule(schedule: str | Schedule | None, steps: int) -> Schedule:
     if schedule not in named:
         names = [name for name in named if name]
         raise ValueError(
-            f'No schedule is called "{schedule}".{did_you_mean(str(schedule), names)} The names are: {", ".join(names)}; '
-            "or pass a function from the step to a factor."
+            f'No schedule is called "{schedule}".{did_you_mean(str(schedule), names)} The names are: '
+            f"{', '.join(names)}; or pass a function from the step to a factor."
         )
     return named[schedule]

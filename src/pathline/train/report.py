@@ -14,12 +14,14 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from pathline.train.charts import Series, line_chart
 from pathline.train.folders import read_json
 
 __all__ = ["number", "read_history", "verdict", "write_report"]
+
+SUPERSCRIPTS = {ord(plain): ord(raised) for plain, raised in zip("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)}
 
 LARGEST_SVG = 400_000
 """Bytes above which a figure is embedded as PNG: vector drawings with very many paths are slow on a phone."""
@@ -40,16 +42,18 @@ def write_report(folder: Path) -> Path:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "number": number,
+        "number": _number,
         "markdown": _markdown,
         "cell": _cell,
         "duration": _duration,
         "words": _words,
     }
+    rows = _metric_rows(results)
     page = environment.get_template("report.html.j2").render(
         results=results,
         verdict=verdict(results),
-        rows=_metric_rows(results),
+        rows=[row for row in rows if row["bound"] is not None],
+        others=[row for row in rows if row["bound"] is None],
         fits=_fits(results, read_history(folder / "metrics.csv")),
         figures=[drawn for figure in results["figures"] if (drawn := _figure(folder, figure)) is not None],
         command=_command(results),
@@ -63,11 +67,11 @@ def write_report(folder: Path) -> Path:
 
 
 def verdict(results: Mapping[str, Any]) -> tuple[str, str]:
-    """One of ``"pass"``, ``"miss"``, ``"open"``, and the sentence that goes with it."""
+    """One of ``"pass"``, ``"miss"``, ``"open"`` and ``"none"``, and the sentence that goes with it."""
     compared = [bound for metric in results["metrics"] for bound in metric["expected"]]
     met, total = sum(bound["met"] for bound in compared), len(compared) + len(results["missing"])
     if total == 0:
-        return "open", f"No bounds are set for the preset {results['preset']}."
+        return "none", f"No bounds are set for the preset {results['preset']}."
     if met == total:
         return "pass", "The expectation is met." if total == 1 else f"All {total} expectations are met."
     kind = "miss" if any(not bound["met"] for bound in compared) else "open"
@@ -85,14 +89,24 @@ def number(value: Any, digits: int = 4) -> str:
         return "∞" if amount > 0 else "−∞"
     if amount == int(amount) and abs(amount) < 10**digits:
         return str(int(amount)).replace("-", "−")
+    if 1e4 <= abs(amount) < 1e7:
+        return f"{amount:,.0f}".replace(",", "\N{THIN SPACE}").replace("-", "−")
     text = f"{amount:.{digits}g}"
     mantissa, e, exponent = text.partition("e")
     if e:
-        power = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-        text = f"{mantissa} × 10{power}"
-    elif abs(amount) >= 1e4:
-        text = f"{amount:,.0f}".replace(",", "\N{THIN SPACE}")
+        power = str(int(exponent)).translate(SUPERSCRIPTS)
+        text = f"10{power}" if mantissa == "1" else f"{mantissa} × 10{power}"
     return text.replace("-", "−")
+
+
+def _number(value: Any, digits: int = 4) -> Markup:
+    """As ``number``, with the exponent as HTML sets it: the raised digits of many fonts do not match."""
+    plain = number(value, digits)
+    found = re.search(r"[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+$", plain)
+    if found is None:
+        return Markup(escape(plain))
+    power = found[0].translate({raised: digit for digit, raised in SUPERSCRIPTS.items()}).replace("-", "−")
+    return Markup("{}<sup>{}</sup>").format(plain[: found.start()], power)
 
 
 def read_history(path: Path) -> dict[str, dict[str, list[float]]]:
@@ -100,7 +114,7 @@ def read_history(path: Path) -> dict[str, dict[str, list[float]]]:
     fits: dict[str, dict[str, list[float]]] = {}
     if not path.is_file():
         return fits
-    with open(path, newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             columns = fits.setdefault(row.pop("fit"), {name: [] for name in row})
             for name, cell in row.items():
@@ -121,7 +135,7 @@ def _metric_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"name": bound["metric"], "value": None, "unit": "", "bound": bound, "kind": "open"}
         for bound in results["missing"]
     ]
-    return sorted(rows, key=lambda row: row["kind"] == "none")
+    return rows
 
 
 def _fits(results: Mapping[str, Any], history: Mapping[str, Mapping[str, list[float]]]) -> list[dict[str, Any]]:
@@ -144,15 +158,19 @@ def _fit(name: str, facts: Mapping[str, Any], columns: Mapping[str, list[float]]
         for column, label, css in (("evaluations", "forward", "first"), ("backward_evaluations", "backward", "second"))
         if any(not math.isnan(value) for value in columns.get(column, []))
     ]
+    known = {line.label: [value for _, value in line.known()] for line in counts}
+    drawn = [line for line in counts if any(known[line.label])]
+    changing = any(len(set(values)) > 1 for values in known.values())
+    count_chart = line_chart(drawn, log=False, title=f"Evaluations of {name} a step") if changing else ""
     return {
         "name": name,
         **facts,
         "loss_chart": Markup(line_chart(loss, log=True, title=f"Loss of {name} over the steps", mark=mark)),
         "loss_legend": [(line.label, line.css) for line in loss] if len(loss) > 1 else [],
-        "count_chart": Markup(line_chart(counts, log=False, title=f"Field evaluations of {name} a step"))
-        if counts
-        else "",
-        "count_legend": [(line.label, line.css, line.known()[-1][1]) for line in counts],
+        "count_chart": Markup(count_chart),
+        "count_legend": [
+            (line.label, line.css if changing and line in drawn else "", known[line.label][-1]) for line in counts
+        ],
     }
 
 
@@ -170,7 +188,7 @@ def _figure(folder: Path, figure: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def _size(svg: Path) -> tuple[int | None, int | None]:
-    with open(svg, encoding="utf-8") as file:
+    with svg.open(encoding="utf-8") as file:
         head = file.read(4000)
     found = re.search(r'viewBox="[\d.eE+-]+ [\d.eE+-]+ ([\d.]+) ([\d.]+)"', head)
     return (round(float(found[1]) * 4 / 3), round(float(found[2]) * 4 / 3)) if found else (None, None)
@@ -238,7 +256,7 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if value is None:
         return "–"
-    return number(value) if isinstance(value, (int, float)) or value in ("nan", "inf", "-inf") else str(value)
+    return _number(value) if isinstance(value, (int, float)) or value in ("nan", "inf", "-inf") else str(value)
 
 
 _RENDERER = MarkdownIt("commonmark", {"html": False, "typographer": False}).enable("table")

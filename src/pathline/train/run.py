@@ -68,7 +68,7 @@ class Run:
         seed: Of the global random generators, which are set here.
         device: ``"auto"`` (an NVIDIA GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
         expected: The bounds.
-        about: The experiment's label; ``title``, ``summary``, ``paper``, ``authors`` and ``year`` are read if it has them.
+        about: The experiment's label; ``title``, ``summary``, ``paper``, ``authors`` and ``year`` are read.
         changed: What differs from the preset, for the report.
         max_time: Seconds for all fits together.
         on_solve_failure: ``"stop"``, ``"skip"`` or ``"shrink-lr"``, for fits that do not choose.
@@ -205,7 +205,7 @@ class Run:
         if not self.writes:
             return
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": what, **facts}
-        with open(self.folder / "events.jsonl", "a", encoding="utf-8") as file:
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(_jsonable(line), ensure_ascii=False) + "\n")
 
     def shown(self, path: Path) -> str:
@@ -220,13 +220,13 @@ class Run:
         columns = list(dict.fromkeys(column for history in self.histories.values() for column in history.columns))
         columns = ["fit", "step", *(column for column in columns if column != "step")]
         fresh = self.folder / "metrics.csv.new"
-        with open(fresh, "w", newline="", encoding="utf-8") as file:
+        with fresh.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             for name, history in self.histories.items():
                 for index in range(history.steps):
                     writer.writerow([name, *(_cell(history, column, index) for column in columns[1:])])
-        os.replace(fresh, self.folder / "metrics.csv")
+        fresh.replace(self.folder / "metrics.csv")
 
     def results(self, status: str = "finished", message: str = "") -> dict[str, Any]:
         """Everything that the report shows, as plain values."""
@@ -317,7 +317,7 @@ class Run:
 
 
 def make_fabric(device: str = "auto", devices: int = 1, precision: str = "32-true") -> Fabric:
-    """The Fabric of a run, launched: one device, or one process a device under ``--devices``, torchrun or ``fabric run``.
+    """The Fabric of a run, launched: one device, or a process each under ``--devices``, torchrun or ``fabric run``.
 
     Raises:
         DeviceError: For a device that torch does not know, or that is not there.
@@ -328,7 +328,8 @@ def make_fabric(device: str = "auto", devices: int = 1, precision: str = "32-tru
     known = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if kind not in known or (index and not index.isdigit()):
         raise DeviceError(
-            f'`device` is "auto", "cpu", "cuda", "cuda:0" or "mps"; {device!r} came.{did_you_mean(kind, ("auto", *known))}'
+            f'`device` is "auto", "cpu", "cuda", "cuda:0" or "mps"; {device!r} came.'
+            f"{did_you_mean(kind, ('auto', *known))}"
         )
     if not known[kind]:
         raise DeviceError(f'`device` is {device!r}, but torch finds no such device here. Use device="cpu".')

@@ -15,7 +15,7 @@ class FitStopped(RuntimeError):
     """A fit could not go on; what was reached is in its checkpoint."""
 
 
-class OutOfTime(Exception):  # noqa: N818 - no error: the time that was asked for has passed
+class OutOfTime(Exception):
     """A fit was about to start when the time of the run was used up."""
 
 
@@ -31,7 +31,7 @@ class Interrupted(KeyboardInterrupt):
         self.signal = signal_number
 
 
-class ReplayDone(Exception):  # noqa: N818 - no error: the end of a replay
+class ReplayDone(Exception):
     """A kept batch was replayed; the message says what came of it."""
 
 

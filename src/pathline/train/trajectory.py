@@ -31,6 +31,7 @@ class TrajectoryLoss(nn.Module):
         ValueError: Shapes that disagree, fewer than two times, or observations that are not finite.
     """
 
+    model: Any  # what a user's model offers beside `forward` stays reachable
     t: Tensor
     y: Tensor
 

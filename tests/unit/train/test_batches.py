@@ -23,6 +23,14 @@ class Drawing:
             yield torch.rand(2)
 
 
+class Chunked:
+    """Draws an order in the middle of an epoch, and lives on it for a while."""
+
+    def __iter__(self):
+        for _ in range(3):
+            yield from torch.randperm(3).float().unsqueeze(1)
+
+
 def loader(**options: Any) -> DataLoader[Any]:
     return DataLoader(DATA, batch_size=3, **options)
 
@@ -33,6 +41,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "in order": loader,
     "list": lambda: [torch.tensor(float(i)) for i in range(4)],
     "drawing": Drawing,
+    "chunked": Chunked,
     "function": lambda: minibatches(torch.arange(10.0), size=3, seed=4),
     "drawing function": lambda: lambda step: torch.rand(2) + step,
 }
@@ -80,8 +89,7 @@ def test_no_batches_is_none_each_time():
 def test_batches_that_run_out_are_refused(batches: Any):
     source = Source(batches)
     with pytest.raises(ValueError, match="`batches` ran out at step"):
-        for step in range(3):
-            source(step)
+        [source(step) for step in range(3)]
 
 
 def test_minibatches_deal_out_every_sample_once_an_epoch():

@@ -45,7 +45,11 @@ def same(left: Any, right: Any) -> bool:
         {"$odd": 1},
         {"nan": math.nan, "inf": [math.inf, -math.inf], "tiny": 5e-324, "third": 1 / 3},
         torch.randn(2, 2, dtype=torch.complex128),
-        {"half": torch.randn(3).bfloat16(), "flags": torch.tensor([True, False]), "bytes": torch.arange(4, dtype=torch.uint8)},
+        {
+            "half": torch.randn(3).bfloat16(),
+            "flags": torch.tensor([True, False]),
+            "bytes": torch.arange(4, dtype=torch.uint8),
+        },
         {"array": np.arange(6.0).reshape(2, 3)},
         {"a.b": torch.zeros(1), "a": {"b": torch.ones(1)}},
         {"strided": torch.arange(12.0).reshape(3, 4).t()},
@@ -100,7 +104,7 @@ def test_a_later_format_is_refused(tmp_path: Path):
     write_tree(tmp_path, "tree", {"a": 1})
     path = tmp_path / "tree.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
-    with pytest.raises(ValueError, match="has format 99; this version reads up to 1. Update pathline"):
+    with pytest.raises(ValueError, match=r"has format 99; this version reads up to 1\. Update pathline"):
         read_tree(tmp_path, "tree")
 
 
@@ -125,8 +129,10 @@ def test_no_folder_is_none(tmp_path: Path):
 
 
 def test_every_global_generator_goes_back(tmp_path: Path):
+    def draw() -> list[Any]:
+        return [torch.rand(3), np.random.rand(3), random.random(), np.random.randn(), torch.randn(1)]  # noqa: NPY002
+
     write_tree(tmp_path, "random", random_state())
-    drawn = [torch.rand(3), np.random.rand(3), random.random(), np.random.randn(), torch.randn(1)]
+    drawn = draw()
     restore_random_state(read_tree(tmp_path, "random"))
-    again = [torch.rand(3), np.random.rand(3), random.random(), np.random.randn(), torch.randn(1)]
-    assert all(same(left, right) for left, right in zip(drawn, again, strict=True))
+    assert all(same(left, right) for left, right in zip(drawn, draw(), strict=True))

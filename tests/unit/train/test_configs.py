@@ -45,7 +45,8 @@ class Outer:
 
 
 CHANGED = Outer(
-    steps=3, lr=2e-7, name="b", flag=True, method="rk4", limit=1.5, sizes=(), pair=(4, 0.25), words=["x"], table={"k": 1.0},
+    steps=3, lr=2e-7, name="b", flag=True, method="rk4", limit=1.5, sizes=(), pair=(4, 0.25), words=["x"],
+    table={"k": 1.0},
     colour=Colour.BLUE, path=Path("a/b"), either="text", anything=[1], noted=2.0, inner=Inner(9, 0.125),
 )  # fmt: skip
 
@@ -83,8 +84,8 @@ def test_an_integer_stays_one_where_either_is_asked():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"stpes": 1}, 'No field of `config` is called \'stpes\'. Did you mean "steps"? The fields are: steps, lr'),
-        ({"inner": {"widht": 1}}, 'No field of `config.inner` is called \'widht\'. Did you mean "width"?'),
+        ({"stpes": 1}, "No field of `config` is called 'stpes'. Did you mean \"steps\"? The fields are: steps, lr"),
+        ({"inner": {"widht": 1}}, "No field of `config.inner` is called 'widht'. Did you mean \"width\"?"),
         ({"steps": 1.5}, "`config.steps` takes a whole number; 1.5 came."),
         ({"steps": True}, "`config.steps` takes a whole number; True came."),
         ({"lr": "fast"}, "`config.lr` takes a number; 'fast' came."),

@@ -48,7 +48,9 @@ def events(folder: Path) -> list[dict[str, Any]]:
 # --- what it computes ------------------------------------------------------------------------------------------------
 
 
-def by_hand(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, factor: Any, clip: float | None) -> list[float]:
+def by_hand(
+    model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, factor: Any, clip: float | None
+) -> list[float]:
     losses, initial = [], optimizer.param_groups[0]["lr"]
     for step in range(steps):
         loss = full(model, None)
@@ -128,7 +130,9 @@ def test_lbfgs_alone_reaches_the_bottom_of_a_valley():
 
 
 def test_metrics_of_the_loss_are_recorded():
-    history = fit(network(), lambda model, _: (full(model, None), {"largest": model(X).max(), "number": 1}), steps=4, quiet=True)
+    history = fit(
+        network(), lambda model, _: (full(model, None), {"largest": model(X).max(), "number": 1}), steps=4, quiet=True
+    )
     assert len(history.columns["largest"]) == 4
     assert all(map(math.isfinite, history.columns["largest"]))
     assert history.columns["number"] == [1.0] * 4
@@ -234,7 +238,10 @@ def test_an_evaluation_that_cannot_be_solved_is_never_the_best():
         ({"steps": -1}, "`steps` and `lbfgs_steps` are counts"),
         ({"steps": 1, "optimizer": "adma"}, 'No optimizer is called "adma". Did you mean "adam"?'),
         ({"steps": 1, "schedule": "cosin"}, 'No schedule is called "cosin". Did you mean "cosine"?'),
-        ({"steps": 1, "on_solve_failure": "skp"}, "`on_solve_failure` is one of 'stop', 'skip', 'shrink-lr'; 'skp' came."),
+        (
+            {"steps": 1, "on_solve_failure": "skp"},
+            "`on_solve_failure` is one of 'stop', 'skip', 'shrink-lr'; 'skp' came.",
+        ),
         ({"steps": 1, "lbfgs_steps": 1, "batches": [1]}, "`lbfgs_steps` needs the same loss at every evaluation"),
         ({"steps": 1, "evaluate_every": 0}, "`evaluate_every` is at least 1; 0 came."),
         ({"steps": 1, "patience": 0}, "`patience` is at least 1; 0 came."),
@@ -324,7 +331,7 @@ def test_a_loss_that_is_not_finite_is_a_failure():
     def loss(model: nn.Module, _: Any) -> torch.Tensor:
         return full(model, None) * math.nan
 
-    with pytest.raises(FitStopped, match="The loss became nan. A loss is finite; look at the data"):
+    with pytest.raises(FitStopped, match=r"The loss became nan\. A loss is finite; look at the data"):
         fit(network(), loss, steps=3, quiet=True)
 
 
@@ -343,7 +350,9 @@ def test_a_backward_solve_that_fails_is_handled_alike():
                 raise SolveError("backwards", None, Status.NON_FINITE)
             return grad
 
-    history = fit(network(), lambda model, _: Explodes.apply(full(model, None)), steps=5, on_solve_failure="skip", quiet=True)
+    history = fit(
+        network(), lambda model, _: Explodes.apply(full(model, None)), steps=5, on_solve_failure="skip", quiet=True
+    )
     assert history.skipped == [2]
     assert history.steps == 4
 
@@ -384,7 +393,9 @@ def test_a_failed_batch_is_kept_and_can_be_replayed(tmp_path: Path):
     fails = False
     replay = run_in(tmp_path, replay=tmp_path / "failed" / "net" / "step-000003")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(Exception, match=r"The batch of net step-000003 can be solved now: its loss is 0\.\d+") as caught:
+    with pytest.raises(
+        Exception, match=r"The batch of net step-000003 can be solved now: its loss is 0\.\d+"
+    ) as caught:
         replay.fit("net", network(seed=9), loss, steps=8, batches=batches)
     assert type(caught.value).__name__ == "ReplayDone"
     assert torch.equal(seen[0][0], failed[0])
@@ -396,7 +407,9 @@ def test_a_failed_batch_is_kept_and_can_be_replayed(tmp_path: Path):
 # --- the clock and the interrupt -------------------------------------------------------------------------------------
 
 
-def test_max_time_stops_before_the_next_step_and_refuses_to_begin_another_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_max_time_stops_before_the_next_step_and_refuses_to_begin_another_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     now = [0.0]
     monkeypatch.setattr("pathline.train.keeping.time.monotonic", lambda: now[0])
 

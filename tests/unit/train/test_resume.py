@@ -23,7 +23,9 @@ STEPS = 12
 
 
 def network() -> nn.Module:
-    return nn.Sequential(nn.Linear(1, 6), nn.Tanh(), nn.Dropout(0.2), nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 1))
+    return nn.Sequential(
+        nn.Linear(1, 6), nn.Tanh(), nn.Dropout(0.2), nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 1)
+    )
 
 
 class NoisyLoss:
@@ -31,7 +33,7 @@ class NoisyLoss:
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[torch.Tensor, dict[str, float]]:
         x, y = (X, Y) if batch is None else batch
-        noise = 0.05 * torch.randn_like(x) + 0.01 * float(np.random.randn()) + 0.01 * random.random()
+        noise = 0.05 * torch.randn_like(x) + 0.01 * float(np.random.randn()) + 0.01 * random.random()  # noqa: NPY002
         return ((model(x + noise) - y) ** 2).mean(), {"noise": float(noise.mean())}
 
 
@@ -68,7 +70,9 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "loader with a generator": lambda: {"batches": loader(shuffle=True, generator=torch.Generator().manual_seed(3))},
     "minibatches": lambda: {"batches": minibatches(X, Y, size=5, seed=1), "optimizer": "adamw", "schedule": "cosine"},
     "drawn batches": lambda: {"batches": lambda step: ((x := torch.rand(5, 1)), torch.sin(3 * x)), "clip": 0.1},
-    "momentum": lambda: {"optimizer": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9), "batches": loader(shuffle=True)},
+    "momentum": lambda: {
+        "batches": loader(shuffle=True), "optimizer": lambda p, lr: torch.optim.SGD(p, lr=lr, momentum=0.9),
+    },
     "evaluated": lambda: {
         "batches": loader(shuffle=True), "evaluate": lambda model: ((model(X) - Y) ** 2).mean() + 0.1 * torch.rand(()),
         "evaluate_every": 3, "restore_best": True,
@@ -98,7 +102,7 @@ def experiment(run: Run, case: str, stops: set[int]) -> dict[str, Any]:
 
         inner.__class__ = Interrupting
         histories.append(run.fit(f"fit-{index}", model, inner, lr=0.02, **{"steps": STEPS, **options}))
-        draws += [torch.rand(()).item(), float(np.random.rand()), random.random()]
+        draws += [torch.rand(()).item(), float(np.random.rand()), random.random()]  # noqa: NPY002
     run.write_history()
     return {"models": [model.state_dict() for model in models], "draws": draws, "histories": histories}
 
@@ -116,7 +120,9 @@ def outcome(folder: Path, case: str, stops: list[set[int]]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("stops", [[{1}], [{4}], [{6}, {2}], [{STEPS + 3}], [{5}, {STEPS}]], ids=["1", "4", "6+2", "15", "5+12"])
+@pytest.mark.parametrize(
+    "stops", [[{1}], [{4}], [{6}, {2}], [{STEPS + 3}], [{5}, {STEPS}]], ids=["1", "4", "6+2", "15", "5+12"]
+)
 def test_resumed_equals_uninterrupted(case: str, stops: list[set[int]], tmp_path: Path):
     whole = outcome(tmp_path / "whole", case, [])
     parts = outcome(tmp_path / "parts", case, stops)
@@ -157,7 +163,9 @@ def test_a_failure_policy_is_resumed(stop: int, tmp_path: Path):
             run = Run("resume", folder=folder, device="cpu", seed=5, quiet=True, resumed=attempt > 0)
             model = nn.Linear(1, 1)
             try:
-                return run.fit("net", model, loss, steps=12, on_solve_failure="shrink-lr").columns, model.weight.detach()
+                return run.fit(
+                    "net", model, loss, steps=12, on_solve_failure="shrink-lr"
+                ).columns, model.weight.detach()
             except Interrupted:
                 assert attempt == 0
         raise AssertionError

@@ -12,7 +12,16 @@ from pathline.train.stopping import InterruptFlag, parse_duration
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("5m", 300), ("5min", 300), ("1h30m", 5400), ("45", 45), ("0.5s", 0.5), (" 2 H ", 7200), ("1d", 86400)],
+    [
+        ("90s", 90),
+        ("5m", 300),
+        ("5min", 300),
+        ("1h30m", 5400),
+        ("45", 45),
+        ("0.5s", 0.5),
+        (" 2 H ", 7200),
+        ("1d", 86400),
+    ],
 )
 def test_durations(text: str, seconds: float):
     assert parse_duration(text) == seconds

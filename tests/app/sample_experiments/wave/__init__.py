@@ -46,8 +46,12 @@ def run(config, run):
         run.metric("train_error", ((second(x) - y) ** 2).mean(), "squared")
     run.metric("samples", len(x))
     run.metric("draw", torch.rand(()))
-    run.answer("The second network reaches an error of **%.3f**." % run.metrics["train_error"])
-    run.table("Both networks", ["network", "error", "steps"], [["first", run.metrics["first_error"], config.steps], ["second", float("nan"), None]])
+    run.answer(f"The second network reaches an error of **{run.metrics['train_error']:.3f}**.")
+    run.table(
+        "Both networks",
+        ["network", "error", "steps"],
+        [["first", run.metrics["first_error"], config.steps], ["second", float("nan"), None]],
+    )
     run.note("The noise of the targets has a variance of 0.01, and no fit goes *below* it.\n\n<b>no html</b>")
     if config.plot:
         figure, axes = plt.subplots(figsize=(6, 3.2))
