@@ -31,8 +31,7 @@ extensions = [
     "native_math",
     "registries",
 ]
-# design.md is a page by way of why/design.
-exclude_patterns = ["_build", "_ext", "images", "design.md"]
+exclude_patterns = ["_build", "_ext", "images"]
 templates_path = ["_templates"]
 html_static_path = ["_static"]
 
@@ -41,7 +40,7 @@ myst_heading_anchors = 3
 # Pages with {code-cell} are run at each build, from scratch, and an exception in one fails the build.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 60
+nb_execution_timeout = 300
 
 # A single backtick in a docstring means code, as it does in Markdown.
 default_role = "code"

@@ -42,6 +42,7 @@ class Structure:
         """One tensor out of a state of this structure."""
         if self.plain:
             return state
+        given = state
         leaves, spec = pytree.tree_flatten(state)
         if spec != self.spec:
             leaves, spec = pytree.tree_flatten(_in_order(state, self._skeleton()))
@@ -49,19 +50,19 @@ class Structure:
             raise TypeError(
                 f"{what} returned {_describe(state)} for a state of structure {self}. Return the same kind."
             )
-        return torch.cat([self._checked(leaf, i, what).reshape(-1) for i, leaf in enumerate(leaves)])
+        return torch.cat([self._checked(leaf, i, given, what).reshape(-1) for i, leaf in enumerate(leaves)])
 
-    def _checked(self, leaf: Any, index: int, what: str) -> Tensor:
+    def _checked(self, leaf: Any, index: int, state: Any, what: str) -> Tensor:
         if not isinstance(leaf, Tensor) or leaf.shape != self.shapes[index]:
             raise ValueError(
-                f"{what} returned {_describe(leaf)} for leaf {index} of a state of structure {self}. "
+                f"{what} returned {_describe(state)} for a state of structure {self}. "
                 "A field returns dy in the shapes of y."
             )
         if leaf.device != self.device:
             raise ValueError(f"{what} returned a leaf on {leaf.device} for a state on {self.device}. Move the field.")
         if leaf.dtype != self.dtype and not torch.is_autocast_enabled(self.device.type):
             raise TypeError(
-                f"{what} returned {leaf.dtype} for leaf {index} of a state of {self.dtype}. "
+                f"{what} returned {leaf.dtype} in leaf {index} for a state of {self.dtype}. "
                 f"Move the field with .to({self.dtype})."
             )
         return leaf.to(self.dtype)

@@ -389,6 +389,11 @@ class PIDClock:
         if self.config.first_step is not None:
             return min(float(self.config.first_step), span)
         setting = self.setting
+        if setting.solver.needs != "rate":
+            raise ValueError(
+                f'The first step cannot be chosen for "{setting.solver.name}", whose term has no rate dy/dt. '
+                "Set controller=PID(first_step=...)."
+            )
         with torch.no_grad():
             term = setting.term
             f0 = carry.detach() if setting.solver.carries_slope else term.rate(self.t, y0, args)

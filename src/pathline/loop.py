@@ -151,6 +151,7 @@ def _march(
     """Step after step, until the clock is done or something fails."""
     solver, term, stats, hooks = problem.solver, problem.term, problem.stats, problem.hooks
     last = math.inf if problem.max_steps is None else stats.steps + problem.max_steps
+    given = carry  # by the step before; a retry may use a slope of its own
     while not clock.done:
         if stats.steps >= last:
             result.status = Status.MAX_STEPS
@@ -158,14 +159,14 @@ def _march(
         t0, t1 = clock.t, clock.propose()
         sided = clock.sided(term)
         if sided is not term:
-            carry = None  # the slope from the other side of a jump
+            carry = given = None  # the slope from the other side of a jump
         hooks.on_step(t0, t1, y)
         random = _random.snapshot(y.device) if draws else None
         step = solver.step(sided, t0, t1, y, args, carry)
         stats.steps += 1
         if not clock.judge(y, step):
             stats.rejected += 1
-            carry = None if draws else step.retry
+            carry = None if draws else getattr(step, "retry", carry)
             hooks.on_reject(t0, t1, y, step)
             if clock.failure is not None:
                 result.status, result.suspect = clock.failure, _suspect(step)
@@ -178,10 +179,11 @@ def _march(
         due = keeper.due(host(t1))
         piece = Piece(t0, t1, due, sided, keeper.outputs(step, t1, due))
         if record:
-            piece.y0, piece.carry, piece.random = y, carry, random
+            piece.y0, piece.carry, piece.random = y, given, random
         result.pieces.append(piece)
         hooks.on_accept(t0, t1, y, step)
         y, carry = step.y1, step.carry
+        given = carry
         result.y1, result.t1 = y, host(t1)
 
 

@@ -108,7 +108,7 @@ def solve(
     """
     _refuse_unavailable(events, clock, compile, on_failure)
     structure = Structure(y0)
-    flat = structure.ravel(y0)
+    flat = y0.clone() if structure.plain else structure.ravel(y0)  # nothing inside reaches the caller's tensor
     _check_start(flat)
     solver, differentiate = find_solver(method), find_gradient(gradient)
     term = _term(f, solver, args)

@@ -147,7 +147,8 @@ class Bound:
         """The vector field applied to a control's increment."""
         self.stats.evaluations += 1
         contract = self.term.contract  # pyright: ignore[reportAttributeAccessIssue]
-        return self.structure.ravel(contract(self.time(t), self.structure.unravel(y), control, args))
+        dy = self.structure.ravel(contract(self.time(t), self.structure.unravel(y), control, args))
+        return self._checked(dy, t, y)
 
     def _plain(self, t: Time, y: Tensor, args: Any) -> Tensor:
         if not y.requires_grad and torch.is_grad_enabled():

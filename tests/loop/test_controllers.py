@@ -209,7 +209,13 @@ def test_the_step_before_a_stop_does_not_shorten_those_behind_it():
 
 # --- jumps -------------------------------------------------------------------------------------------------------
 
-CASES = [(torch.float64, 1.3), (torch.float32, 1.3), (torch.float32, 1.0), (torch.float32, 16777.3), (torch.bfloat16, 1.3)]
+CASES = [
+    (torch.float64, 1.3),
+    (torch.float32, 1.3),
+    (torch.float32, 1.0),
+    (torch.float32, 16777.3),
+    (torch.bfloat16, 1.3),
+]
 
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["forward", "backward"])

@@ -29,7 +29,13 @@ def run(moves, t, *, solver=None, y0=None, **options):
 def test_one_init_and_one_step_a_move():
     moves = [(0.25, True), (0.5, False), (0.25, True), (0.5, True)]
     solution, solver, _, calls = run(moves, [0.0, 1.0])
-    assert solver.log == [("init", 0.0), ("step", 0.0, 0.25), ("step", 0.25, 0.75), ("step", 0.25, 0.5), ("step", 0.5, 1.0)]
+    assert solver.log == [
+        ("init", 0.0),
+        ("step", 0.0, 0.25),
+        ("step", 0.25, 0.75),
+        ("step", 0.25, 0.5),
+        ("step", 0.5, 1.0),
+    ]
     stats = solution.stats
     assert (stats.steps, stats.accepted, stats.rejected) == (4, 3, 1)
     assert stats.evaluations == len(calls) == 1 + 2 * 4

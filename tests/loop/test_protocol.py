@@ -176,7 +176,9 @@ def test_the_field_receives_a_time_tensor_and_the_users_structure():
     y0 = {"a": torch.ones(2, dtype=torch.float64), "b": torch.ones(3, 1, dtype=torch.float64)}
     path = lambda t: torch.tensor(t, dtype=torch.float64)  # noqa: E731
     solution = pathline.solve(Structured(g, path), y0, (0.0, 1.0), method=EulerMaruyama(), dt=0.25)
-    assert set(map(str, seen)) == {str((0, torch.float64, {"a", "b"}))} or all(s[:2] == (0, torch.float64) for s in seen)
+    assert set(map(str, seen)) == {str((0, torch.float64, {"a", "b"}))} or all(
+        s[:2] == (0, torch.float64) for s in seen
+    )
     torch.testing.assert_close(solution.y1["a"], torch.full((2,), 1.25**4, dtype=torch.float64))
     assert torch.equal(solution.y1["b"], y0["b"])
 
@@ -301,7 +303,9 @@ class OnlyControl(Term):
 def test_a_solver_that_needs_a_rate_refuses_a_term_without_one():
     term = Controlled(swirl, sine_path)
     for method in ("tsit5", "rk4"):
-        with pytest.raises(TypeError, match=rf'The method "{method}" needs a term with rate\(\); Controlled has no rate\(\)'):
+        with pytest.raises(
+            TypeError, match=rf'The method "{method}" needs a term with rate\(\); Controlled has no rate\(\)'
+        ):
             pathline.solve(term, Y0, torch.tensor([0.0, 1.0]), method=method)
 
 

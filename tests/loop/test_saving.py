@@ -49,7 +49,9 @@ def test_every_step(t, method, gradient):
     torch.testing.assert_close(solution.ys, cosine(solution.ts - t[0]), rtol=0.0, atol=1e-6)
     weights = torch.linspace(-1.0, 2.0, len(solution.ts), dtype=torch.float64)
     (g,) = torch.autograd.grad((weights * solution.ys[:, 0]).sum(), y0)
-    truth = torch.stack(((weights * torch.cos(solution.ts - t[0])).sum(), (weights * torch.sin(solution.ts - t[0])).sum()))
+    truth = torch.stack(
+        ((weights * torch.cos(solution.ts - t[0])).sum(), (weights * torch.sin(solution.ts - t[0])).sum())
+    )
     torch.testing.assert_close(g, truth, rtol=1e-5, atol=1e-6)
 
 
@@ -90,7 +92,9 @@ def test_the_curve_differentiates_or_says_why_not(gradient):
     solution = pathline.solve(field, y0, (0.0, 1.0), gradient=gradient, save=Save(dense=True), **TIGHT)
     loss = solution(at)[:, 0].sum()
     if gradient == "adjoint":
-        with pytest.raises(RuntimeError, match=r"dense output of a solve with gradient=\"adjoint\" carries no gradient"):
+        with pytest.raises(
+            RuntimeError, match=r"dense output of a solve with gradient=\"adjoint\" carries no gradient"
+        ):
             loss.backward()
         assert solution(at.detach()).detach().shape == (2, 2)
         return
@@ -144,7 +148,9 @@ def test_a_curve_of_a_structure(gradient):
 def test_outside_the_span_is_an_error():
     solution = pathline.solve(oscillator, start(), (0.5, 1.0), save=Save(dense=True))
     for t in (0.4999, 1.0001, math.nan, torch.tensor([0.7, 3.0])):
-        with pytest.raises(ValueError, match=r"known from t = 0\.5 to 1; it was asked for t = .*Solve over a longer span"):
+        with pytest.raises(
+            ValueError, match=r"known from t = 0\.5 to 1; it was asked for t = .*Solve over a longer span"
+        ):
             solution(t)
         with pytest.raises(ValueError, match=r"known from t = 0\.5 to 1"):
             solution.derivative(t)
@@ -189,7 +195,9 @@ def test_the_time_of_the_end_is_differentiable(gradient):
     solution = pathline.solve(oscillator, start(), t, gradient=gradient, **TIGHT)
     assert solution.t1.item() == 1.0
     (g,) = torch.autograd.grad(solution.t1 * 2 + solution.y1[0], t)
-    torch.testing.assert_close(g, torch.tensor([math.sin(1.0), 0.0, 2.0 - math.sin(1.0)]).double(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        g, torch.tensor([math.sin(1.0), 0.0, 2.0 - math.sin(1.0)]).double(), rtol=1e-6, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -140,6 +140,23 @@ def test_checkpointed_is_backprop(method):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("method", ["fehlberg2", "bosh3", "tsit5", "dopri5", "dopri8"])
+def test_exact_modes_with_rejected_steps(method):
+    """A rejected step leaves no trace, whatever the next try takes over from it."""
+
+    def sudden(t, y, matrix):
+        return (matrix @ y) * (1.0 + 8.0 * torch.sigmoid(60.0 * (t - 0.8)))
+
+    answers = []
+    for gradient in EXACT:
+        z0, a, t = (x.clone().requires_grad_() for x in (Z0, A, TIMES))
+        solution = pathline.solve(sudden, z0, t, args=a, method=method, rtol=1e-4, atol=1e-5, gradient=gradient)
+        assert solution.stats.rejected > 0
+        answers.append(torch.autograd.grad((WEIGHTS * solution.ys).sum(), (z0, a, t)))
+    for ours, theirs in zip(*answers, strict=True):
+        assert relative_error(ours, theirs) <= 1e-10
+
+
 @pytest.mark.parametrize("times", [TIMES, TIMES.flip(0)], ids=["forward", "backward"])
 @pytest.mark.parametrize("method", ["tsit5", "dopri5", "dopri8"])
 def test_adjoint_meets_backprop_at_tight_tolerance(method, times):

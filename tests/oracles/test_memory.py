@@ -42,14 +42,16 @@ def peak(gradient, method, steps, rows=2):
     return peak_memory(work)
 
 
-@pytest.mark.parametrize("method", ["rk4", "tsit5"])
+@pytest.mark.parametrize("method", ["midpoint", "bosh3"])
 def test_adjoint_is_flat_in_the_number_of_steps(method):
     few, many = peak("adjoint", method, 10), peak("adjoint", method, 1000)
     assert many <= 1.05 * few
 
 
-@pytest.mark.parametrize("steps", [10, 100, 400])
-@pytest.mark.parametrize("method", ["dopri5", "tsit5", "bosh3", "rk4", "dopri8"])
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [("dopri5", 400), *((method, n) for method in ("dopri5", "tsit5", "bosh3", "rk4", "dopri8") for n in (10, 60))],
+)
 def test_checkpointed_holds_states_and_one_tape(method, steps):
     """1.1 x (steps + 1) x (state + FSAL slope) + one step's tape, + the parameters' gradients of one step beside their sum
     (19 % of the bound's slack at 10 steps, nothing at 100)."""

@@ -39,7 +39,7 @@ class PiecewisePolynomial:
         knots = self.knots
         t = torch.as_tensor(t, dtype=knots.dtype if not isinstance(t, Tensor) else None, device=knots.device)
         flat = t.reshape(-1).to(knots.dtype)
-        piece = self._piece(flat.detach(), after, rounded=t.dtype != knots.dtype)
+        piece = self._piece(flat.detach(), after)
         left, width = knots[piece], knots[piece + 1] - knots[piece]
         width = torch.where(width == 0, torch.ones_like(width), width)  # a curve of one point
         theta = ((flat - left) / width).unsqueeze(-1)
@@ -49,14 +49,15 @@ class PiecewisePolynomial:
         else:
             weights = powers * theta ** (powers - 1).clamp_min(0) / width.unsqueeze(-1)
         picked = self.coefficients[piece]
-        values = torch.einsum("nd,nd...->n...", weights.to(picked.dtype), picked)
+        with torch.autocast(picked.device.type, enabled=False):
+            values = torch.einsum("nd,nd...->n...", weights.to(picked.dtype), picked)
         return values.reshape(*t.shape, *self.coefficients.shape[2:])
 
-    def _piece(self, t: Tensor, after: bool, *, rounded: bool) -> Tensor:
+    def _piece(self, t: Tensor, after: bool) -> Tensor:
         last = len(self.knots) - 2
         found = torch.searchsorted(self.sign * self.knots.detach(), self.sign * t, right=after) - 1
         ends = self.knots[[0, -1]].detach()
-        slack = 2 * torch.finfo(torch.float32 if rounded else t.dtype).eps * ends.abs().max()
+        slack = 2 * torch.finfo(torch.float32).eps * ends.abs().max()  # times often come rounded to float32
         ahead = self.sign * t
         outside = (ahead < self.sign * ends[0] - slack) | (ahead > self.sign * ends[1] + slack) | t.isnan()
         if bool(outside.any()):

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pathline._structure import Structure, host
 from pathline.controllers import PID, Controller, Grid
-from pathline.gradients.base import Kept, Sum, gather, inner, timed
+from pathline.gradients.backprop import Backprop
+from pathline.gradients.base import Kept, Sum, gather, inner
 from pathline.gradients.recompute import Recipe, Tape, no_forward_mode, prepare
 from pathline.loop import Hooks, Problem, Result, integrate
 from pathline.saving import Save
@@ -57,15 +58,20 @@ class Adjoint:
 
     def solve(self, problem: Problem, y0: Tensor, t: Tensor | None, args: Any, field: Any) -> Kept:
         """Solve under one autograd function; ``Save(fn=...)`` is applied to its rows."""
+        if problem.solver.needs != "rate":
+            raise ValueError(
+                f'gradient="adjoint" needs a term with a rate dy/dt, and "{problem.solver.name}" integrates one without. '
+                'Use gradient="checkpointed".'
+            )
         at_rest = problem.times[0] == problem.times[-1]
         if at_rest or not torch.is_grad_enabled():
-            return gather(problem, integrate(problem, y0, args, **timed(problem, t, args)))
+            return Backprop().solve(problem, y0, t, args, field)
         plain = replace(problem, save=replace(problem.save, fn=None))
         recipe = prepare(plain, y0, args, field)
         run = _Run(self, recipe)
         rows = _Solve.apply(run, y0, t, *recipe.inputs.tensors)
         curve = None if run.kept.curve is None else _NoGradient.apply(run.kept.curve, rows)
-        y1 = rows[-1] if run.kept.result.status else run.kept.y1
+        y1 = rows[-1].clone() if run.kept.result.status else run.kept.y1
         return Kept((rows,), curve, y1, run.kept.result)
 
 
@@ -231,17 +237,18 @@ class _Backward:
         if keep is not None:
             keep(result, scale)
         with torch.no_grad():
-            missed = torch.linalg.vector_norm(result.y1[0] - before)
-            self.missed.append(missed / torch.linalg.vector_norm(before).clamp_min(1e-6))
+            size = torch.stack([before.abs().max(), y.abs().max()]).max().clamp_min(1e-6)
+            self.missed.append((result.y1[0] - before).abs().max() / size)
         return result.y1[1] * scale
 
     def warn(self) -> None:
         """Say so where the state, integrated backwards, did not come back to where it had been."""
         worst = torch.stack(self.missed).max().item() if self.missed else 0.0
-        if not worst <= RECONSTRUCTION:
+        limit = max(RECONSTRUCTION, 10 * self.rtol) if isinstance(self.rtol, float) else RECONSTRUCTION
+        if not worst <= limit:
             warnings.warn(
                 f"The adjoint integrated the state backwards and missed the forward solution by {worst:.0e} of its "
-                f"size (more than {RECONSTRUCTION:g}): the backward solve is unstable or its tolerance too loose, and "
+                f"size (more than {limit:g}): the backward solve is unstable or its tolerance too loose, and "
                 'the gradient is unreliable. Use gradient="checkpointed", which is exact.',
                 stacklevel=2,
             )

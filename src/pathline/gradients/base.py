@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -81,6 +81,13 @@ def move_start(problem: Problem, y0: Tensor, t: Tensor | None, args: Any) -> Ten
     # The same step backwards, from the moved time to where the solve begins.
     halfway = y0 - (step / 2) * problem.term.rate(here + h, y0, args)
     return y0 - step * problem.term.rate(here + h / 2, halfway, args)
+
+
+def move_end(problem: Problem, kept: Kept, t: Tensor | None, args: Any) -> Kept:
+    """The last state with its derivative with respect to the last time, unless fixed steps carry it."""
+    if t is None or problem.controller.exact_times or not kept.result.status:
+        return kept
+    return replace(kept, y1=move(kept.y1, t[-1], lambda t1, y: problem.term.rate(t1, y, args)))
 
 
 def timed(problem: Problem, t: Tensor | None, args: Any) -> dict[str, Any]:

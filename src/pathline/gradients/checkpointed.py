@@ -13,7 +13,8 @@ from torch import Tensor
 from pathline._random import restored
 from pathline._structure import host
 from pathline.controllers import Setting
-from pathline.gradients.base import Kept, Sum, add, gather, move_start, timed
+from pathline.gradients.backprop import Backprop
+from pathline.gradients.base import Kept, Sum, add, gather, move_end, move_start, timed
 from pathline.gradients.recompute import Piece, Recipe, Tape, no_forward_mode, prepare
 from pathline.loop import Problem, integrate
 from pathline.saving import Keeper
@@ -34,11 +35,11 @@ class Checkpointed:
         """Solve under one autograd function."""
         at_rest = problem.times[0] == problem.times[-1]
         if at_rest or not torch.is_grad_enabled():
-            return gather(problem, integrate(problem, y0, args, **timed(problem, t, args)))
+            return Backprop().solve(problem, y0, t, args, field)
         recipe = prepare(problem, y0, args, field)
         run = _Run(recipe)
         outputs = _Solve.apply(run, move_start(problem, y0, t, args), t, *recipe.inputs.tensors)
-        return run.kept(outputs)
+        return move_end(problem, run.kept(outputs), t, args)
 
 
 class _Run:

@@ -171,7 +171,7 @@ class Tape:
         parameters: bool | None,
         keep: bool,
     ) -> Any:
-        """With a graph wanted, the own tensors may depend on the inputs: a name for this piece alone keeps them apart."""
+        """`pull` with a graph: own tensors may depend on the inputs, and names for this piece alone keep them apart."""
         t, inputs, args = self.t, self.inputs, self.args
         self.nested = True
         try:

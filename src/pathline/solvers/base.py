@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 class Step(Protocol):
     """What a solver returns: the end of a step, and the solution inside it.
 
+    A step may also have ``retry``, the carry for another, shorter step from the same start.
+
     Attributes:
         y1: the state at the end of the step.
         error: an estimate of its local error, without gradient; a pair of estimates, the finer first, from a method
             that combines two; None from a fixed-step method.
         carry: what the next step takes over (the slope at the end): a tensor, a tuple of tensors, or None.
-        retry: the carry for another, shorter step from the same start.
         failed: why the step could not be made (a Newton iteration that does not converge), else None; the controller
             then tries a shorter step.
     """
@@ -37,8 +38,6 @@ class Step(Protocol):
     def error(self) -> Tensor | tuple[Tensor, Tensor] | None: ...
     @property
     def carry(self) -> Any: ...
-    @property
-    def retry(self) -> Any: ...
     @property
     def failed(self) -> str | None: ...
 

@@ -120,6 +120,16 @@ def _weighted(dt: float, weights: Weights, ks: Sequence[Tensor]) -> Tensor:
     return total
 
 
+def _product(weights: Tensor, slopes: Tensor) -> Tensor:
+    """``(n, *state)``: the slopes combined by the rows of ``weights``, in the slopes' dtype under autocast too."""
+    kind = slopes.device.type
+    if torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            return _product(weights, slopes)
+    combined = weights.to(slopes.dtype) @ slopes.reshape(len(slopes), -1)
+    return combined.view(len(weights), *slopes.shape[1:])
+
+
 class RungeKuttaStep:
     """One step and its dense output; the stages that only dense output needs are evaluated at the first question."""
 
@@ -166,16 +176,14 @@ class RungeKuttaStep:
         """``(len(times), *state)``: dense output at times inside the step."""
         weights = self._weights(times)
         slopes = self.slopes()
-        moved = (weights.to(slopes.dtype) @ slopes.reshape(len(slopes), -1)).view(len(weights), *self.y0.shape)
-        return self.y0 + moved
+        return self.y0 + _product(weights, slopes)
 
     def coefficients(self) -> Tensor:
         """``(degree + 1, *state)``: dense output in powers of theta."""
         slopes = self.slopes()
         dt = self.t1 - self.t0
         matrix = self.solver._polynomial.to(slopes.device) * dt
-        powers = (matrix.to(slopes.dtype) @ slopes.reshape(len(slopes), -1)).view(-1, *self.y0.shape)
-        return torch.cat([self.y0.unsqueeze(0), powers])
+        return torch.cat([self.y0.unsqueeze(0), _product(matrix, slopes)])
 
     def _weights(self, times: Sequence[float] | Tensor) -> Tensor:
         """``(len(times), stages)``: dt times the polynomial weights at these times."""

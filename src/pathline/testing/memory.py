@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class TensorMemory(TorchDispatchMode):
@@ -40,9 +39,10 @@ class TensorMemory(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Run the operation; storages among its inputs that are new here were made outside."""
-        for storage in _storages((args, kwargs)):
+        kwargs = kwargs or {}
+        for storage in _storages((args, *kwargs.values())):
             self._meet(storage, size=0)
-        result = func(*args, **(kwargs or {}))
+        result = func(*args, **kwargs)
         for storage in _storages(result):
             self._meet(storage, size=storage.nbytes())
         return result
@@ -60,8 +60,13 @@ class TensorMemory(TorchDispatchMode):
         self.live -= size
 
 
-def _storages(tree: Any) -> list[torch.UntypedStorage]:
-    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
+    """Storages of the tensors in the arguments or results of an operation: these nest in lists only."""
+    if isinstance(values, torch.Tensor):
+        yield values.untyped_storage()
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _storages(value)
 
 
 def peak_memory(work: Callable[[], Any]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -34,9 +33,11 @@ def version_of(distribution: str) -> str | None:
         import pathline
 
         return pathline.__version__
+    from importlib import metadata  # a tenth of the time that the help takes, and no help needs it
+
     try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
         return None
 
 

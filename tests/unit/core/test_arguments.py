@@ -24,7 +24,9 @@ def solve(**options):
 # --- method and gradient -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("typo", "meant"), [("dorpi5", "dopri5"), ("tsit", "tsit5"), ("RK4", "rk4"), ("ruler", "euler")])
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("dorpi5", "dopri5"), ("tsit", "tsit5"), ("RK4", "rk4"), ("ruler", "euler")]
+)
 def test_an_unknown_method_and_the_one_that_was_meant(typo, meant):
     with pytest.raises(ValueError, match=rf'No solver is called "{typo}"\. Did you mean "{meant}"\? The others: '):
         solve(method=typo)
@@ -37,7 +39,9 @@ def test_an_unknown_method_far_from_all():
     assert "Did you mean" not in str(caught.value)
 
 
-@pytest.mark.parametrize("method", [5, None, pathline.METHODS, type(pathline.METHODS["rk4"])], ids=lambda m: str(m)[:20])
+@pytest.mark.parametrize(
+    "method", [5, None, pathline.METHODS, type(pathline.METHODS["rk4"])], ids=lambda m: str(m)[:20]
+)
 def test_what_is_no_method(method):
     with pytest.raises(TypeError, match=r"`method` is a name or a Solver with init\(\) and step\(\); it is "):
         solve(method=method)
@@ -55,7 +59,9 @@ def test_an_unknown_gradient_and_the_one_that_was_meant():
 
 @pytest.mark.parametrize("gradient", [None, 3, pathline.Adjoint], ids=str)
 def test_what_is_no_gradient(gradient):
-    with pytest.raises(TypeError, match=r"`gradient` is a name or a Gradient object such as pathline\.Adjoint\(\); it is"):
+    with pytest.raises(
+        TypeError, match=r"`gradient` is a name or a Gradient object such as pathline\.Adjoint\(\); it is"
+    ):
         solve(gradient=gradient)
 
 
@@ -89,7 +95,9 @@ def test_tolerances_broadcast_to_the_state_and_not_beyond(name, shape):
 @pytest.mark.parametrize("name", ["rtol", "atol"])
 @pytest.mark.parametrize("value", ["tight", [1e-3, 1e-3], {"a": 1e-3}], ids=str)
 def test_what_is_no_tolerance(name, value):
-    with pytest.raises(ValueError, match=rf"`{name}` is a number, a tensor that broadcasts to the state, or a structure"):
+    with pytest.raises(
+        ValueError, match=rf"`{name}` is a number, a tensor that broadcasts to the state, or a structure"
+    ):
         solve(**{name: value})
 
 
@@ -121,7 +129,14 @@ def test_tolerances_in_the_structure_of_the_state():
     field = lambda t, y: {"a": -y["a"], "b": torch.cos(20 * t) * y["b"]}  # noqa: E731
     number = ends(y0, field, atol=1e-6)
     assert ends(y0, field, atol={"a": 1e-6, "b": 1e-6}) == number
-    assert ends(y0, field, atol={"a": torch.full((2,), 1e-6, dtype=y0["a"].dtype), "b": torch.full((3,), 1e-6, dtype=y0["a"].dtype)}) == number
+    assert (
+        ends(
+            y0,
+            field,
+            atol={"a": torch.full((2,), 1e-6, dtype=y0["a"].dtype), "b": torch.full((3,), 1e-6, dtype=y0["a"].dtype)},
+        )
+        == number
+    )
     assert len(ends(y0, field, atol={"a": 1e-6, "b": 1e2})) < len(number) / 2
     with pytest.raises(ValueError, match=r"`atol` of shape \(5,\) does not broadcast to the state's \(2,\)"):
         ends(y0, field, atol={"a": torch.ones(5), "b": 1e-6})
@@ -210,7 +225,9 @@ def test_pid_needs_an_error_estimate():
 
 @pytest.mark.parametrize("controller", ["pid", 0.1, pathline.PID], ids=str)
 def test_what_is_no_controller(controller):
-    with pytest.raises(TypeError, match=r"`controller` is an object such as PID\(\), FixedStep\(dt\) or Grid\(\); it is"):
+    with pytest.raises(
+        TypeError, match=r"`controller` is an object such as PID\(\), FixedStep\(dt\) or Grid\(\); it is"
+    ):
         solve(controller=controller)
 
 

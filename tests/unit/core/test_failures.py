@@ -235,7 +235,10 @@ def test_return_gives_the_same_solution(way, gradient):
     options = {"gradient": gradient, **WAYS[way]}
     with pytest.raises(NonFiniteError) as caught:
         pathline.solve(turn_to_nan, start(), TIMES, **options)
-    raised, returned = caught.value.solution, pathline.solve(turn_to_nan, start(), TIMES, on_failure="return", **options)
+    raised, returned = (
+        caught.value.solution,
+        pathline.solve(turn_to_nan, start(), TIMES, on_failure="return", **options),
+    )
     assert returned.message == str(caught.value)
     assert torch.equal(returned.ys, raised.ys)
     assert torch.equal(returned.valid, raised.valid)
@@ -350,9 +353,16 @@ def test_large_finite_states_are_no_failure():
 def test_an_adjoint_that_fails_says_so_and_what_to_use():
     y0 = torch.ones(2, dtype=torch.float64, requires_grad=True)
     solution = pathline.solve(lambda t, y: -60 * y, y0, (0.0, 1.0), gradient="adjoint", max_steps=60, rtol=1e-3)
-    with pytest.raises(SolveError, match=r"The adjoint, integrated backwards from t = 1 to 0.*gradient=\"checkpointed\""):
+    with pytest.raises(
+        SolveError, match=r"The adjoint, integrated backwards from t = 1 to 0.*gradient=\"checkpointed\""
+    ):
         pathline.solve(
-            lambda t, y: -60 * y, y0, (0.0, 1.0), gradient=pathline.Adjoint(rtol=1e-13, atol=1e-13), max_steps=60, rtol=1e-3
+            lambda t, y: -60 * y,
+            y0,
+            (0.0, 1.0),
+            gradient=pathline.Adjoint(rtol=1e-13, atol=1e-13),
+            max_steps=60,
+            rtol=1e-3,
         ).y1.sum().backward()
     assert solution.status is Status.SUCCESS
 

@@ -67,7 +67,9 @@ def test_a_complex_rate_of_a_real_state():
 @pytest.mark.parametrize("start", [0.0, 0.6], ids=["at the start", "midway"])
 def test_another_device(start):
     bad = lambda y: torch.empty_like(y, device="meta")  # noqa: E731
-    with pytest.raises(ValueError, match=r"`f` returned dy on meta for a state on cpu, at t = .*Move the field with \.to"):
+    with pytest.raises(
+        ValueError, match=r"`f` returned dy on meta for a state on cpu, at t = .*Move the field with \.to"
+    ):
         pathline.solve(late(minus, bad, start), Y0, TIMES)
 
 
@@ -180,8 +182,6 @@ class Fields:
         return -y * scale
 
 
-
-
 class ModuleY(nn.Module):
     def forward(self, x):
         return -x
@@ -225,7 +225,9 @@ def test_what_is_no_field():
     ],
 )
 def test_signatures_that_no_field_has(f, signature):
-    with pytest.raises(TypeError, match=rf"`f` takes \(t, y\), .* its signature is {signature}\. Bind further arguments"):
+    with pytest.raises(
+        TypeError, match=rf"`f` takes \(t, y\), .* its signature is {signature}\. Bind further arguments"
+    ):
         pathline.solve(f, Y0, TIMES)
 
 

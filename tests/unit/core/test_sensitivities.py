@@ -111,7 +111,7 @@ def test_it_leaves_the_solution_as_it_was(gradient):
     net = torch.nn.Linear(2, 2, dtype=torch.float64)
     y0 = Y0.clone().requires_grad_()
     solution = pathline.solve(net, y0, (0.0, 1.0), gradient=gradient)
-    before = copy_of(solution.stats)
+    before = dict(vars(solution.stats))
     loss = solution.ys[-1].sum()
     pathline.sensitivity(solution, loss)
     assert vars(solution.stats) == before
@@ -119,10 +119,6 @@ def test_it_leaves_the_solution_as_it_was(gradient):
     assert y0.grad is None
     loss.backward()
     assert net.weight.grad.abs().max() > 0
-
-
-def copy_of(stats):
-    return dict(vars(stats))
 
 
 def test_fixed_steps():

@@ -25,7 +25,17 @@ RATIONAL = {
 }
 DECIMAL = {"tsit5": (5, [4]), "dopri8": (8, [5, 3])}
 DENSE = {"bosh3": 3, "tsit5": 4, "dopri5": 4, "dopri8": 7, "rk4": 3, "rk4_38": 3, "heun3": 3}
-STAGES = {"euler": 1, "heun": 2, "heun3": 3, "rk4": 4, "fehlberg2": 3, "bosh3": 4, "tsit5": 7, "dopri5": 7, "dopri8": 12}
+STAGES = {
+    "euler": 1,
+    "heun": 2,
+    "heun3": 3,
+    "rk4": 4,
+    "fehlberg2": 3,
+    "bosh3": 4,
+    "tsit5": 7,
+    "dopri5": 7,
+    "dopri8": 12,
+}
 
 
 @pytest.mark.parametrize("name", RATIONAL)

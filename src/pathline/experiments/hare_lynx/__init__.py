@@ -65,7 +65,7 @@ def _lotka_volterra(config: Config, series: Series) -> nn.Module:
 
 
 def _hybrid(config: Config, series: Series) -> nn.Module:
-    interaction = nets.MLP(2, 2, config.interaction, output_scale=0.01)
+    interaction = nets.MLP(2, 1, config.interaction, output_scale=0.01)
     scale = float(series.mean.exp().mean())
     return fields.LogCoordinates(fields.PredatorPrey(interaction, _rates(), scale=scale), series.mean, series.scale)
 
