@@ -22,10 +22,8 @@ class Sensitivity:
     ``a(t, after=True)`` counts the later ones only.
     """
 
-    def __init__(
-        self, curve: PiecewisePolynomial, unravel: Callable[[Tensor], Any], start: float, first: Tensor
-    ) -> None:
-        self._curve, self._unravel, self._start, self._first = curve, unravel, start, first
+    def __init__(self, curve: PiecewisePolynomial, unravel: Callable[[Tensor], Any], first: Tensor) -> None:
+        self._curve, self._unravel, self._first = curve, unravel, first
 
     @property
     def ts(self) -> Tensor:
@@ -40,8 +38,9 @@ class Sensitivity:
         """
         values = self._curve(t, after=not after)  # the knots run backwards in time
         asked = torch.as_tensor(t, dtype=torch.float64, device=values.device)
-        at_start = (asked == self._start).reshape(*asked.shape, *(1,) * self._first.dim())
-        return self._unravel(values if after else torch.where(at_start, values + self._first, values))
+        edge = asked == (self._curve.knots[0] if after else self._curve.knots[-1])
+        edge = edge.reshape(asked.shape + (1,) * self._first.dim())
+        return self._unravel(torch.where(edge, torch.zeros_like(values) if after else values + self._first, values))
 
     def derivative(self, t: Tensor | float, *, after: bool = False) -> Any:
         """``da/dt``, of the same shape."""
@@ -98,7 +97,7 @@ def sensitivity(
     problem.stats.backward_steps, problem.stats.backward_evaluations = before
     curve = PiecewisePolynomial(torch.tensor(knots, dtype=torch.float64, device=rows.device), torch.stack(coefficients))
     at_start = torch.tensor([t == times[0] for t in times], device=rows.device)
-    return Sensitivity(curve, problem.structure.unravel, times[0], cotangents[at_start].sum(0))
+    return Sensitivity(curve, problem.structure.unravel, cotangents[at_start].sum(0))
 
 
 def _cotangents(solution: Solution, loss: Tensor | Callable[[Any], Tensor]) -> Any:

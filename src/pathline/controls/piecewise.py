@@ -51,7 +51,7 @@ class PiecewisePolynomial:
         picked = self.coefficients[piece]
         with torch.autocast(picked.device.type, enabled=False):
             values = torch.einsum("nd,nd...->n...", weights.to(picked.dtype), picked)
-        return values.reshape(*t.shape, *self.coefficients.shape[2:])
+        return values.reshape(t.shape + self.coefficients.shape[2:])
 
     def _piece(self, t: Tensor, after: bool) -> Tensor:
         last = len(self.knots) - 2

@@ -60,8 +60,8 @@ class Adjoint:
         """Solve under one autograd function; ``Save(fn=...)`` is applied to its rows."""
         if problem.solver.needs != "rate":
             raise ValueError(
-                f'gradient="adjoint" needs a term with a rate dy/dt, and "{problem.solver.name}" integrates one without. '
-                'Use gradient="checkpointed".'
+                f'gradient="adjoint" needs a term with a rate dy/dt, and "{problem.solver.name}" integrates one '
+                'without. Use gradient="checkpointed".'
             )
         at_rest = problem.times[0] == problem.times[-1]
         if at_rest or not torch.is_grad_enabled():
