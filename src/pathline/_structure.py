@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 
+_TENSOR = pytree.tree_structure(0)
+
+
 class Structure:
     """The shape of a state: a tensor stays as it is, a tuple, named tuple, dict or nesting of them becomes one vector.
 
@@ -21,8 +24,8 @@ class Structure:
     """
 
     def __init__(self, example: Any) -> None:
-        leaves, self.spec = pytree.tree_flatten(example)
         self.plain = isinstance(example, Tensor)
+        leaves, self.spec = ([example], _TENSOR) if self.plain else pytree.tree_flatten(example)
         if not leaves:
             raise TypeError(f"`y0` holds no tensor; it is {example!r}. Pass a tensor, or a tuple or dict of tensors.")
         for leaf in leaves:

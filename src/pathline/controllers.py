@@ -298,7 +298,8 @@ class PIDClock:
         stop = self.stops[bisect_right(self.stops, self._ahead(self.t), key=self._ahead)]
         left = abs(stop - self.t)
         # Within a hundredth of the stop the step is stretched to it: a sliver would cost as much as a step.
-        self.target = stop if self.dt >= left * 0.99 else self.t + self.sign * self.dt
+        reached = self.dt >= left * 0.99 and left <= self.max_step
+        self.target = stop if reached else self.t + self.sign * self.dt
         return self.target
 
     def sided(self, term: Bound) -> Bound:

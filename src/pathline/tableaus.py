@@ -231,8 +231,7 @@ def printed(name: str, text: str, *, extra: str = "", dense: str | tuple[Row, ..
 
     Args:
         name: the method's name.
-        text: lines ``c | a1 a2 ...``, then lines ``| b1 b2 ...`` (weights, then embedded weights); a line
-                          without a bar
+        text: lines ``c | a1 a2 ...``, then lines ``| b1 b2 ...`` (weights, then embedded weights). A line without a bar
             continues the one before.
         extra: lines ``c | a1 a2 ...`` of the stages for dense output.
         dense: a line per stage with the coefficients of theta, theta^2, ..., or such rows.
