@@ -128,7 +128,7 @@ class Bound:
     def time(self, t: Time) -> Tensor:
         """The 0-d tensor that the field receives."""
         if isinstance(t, Tensor):
-            return t.to(self.dtype)
+            return t.to(device=self.device, dtype=self.dtype)
         return torch.full((), min(max(t, self.low), self.high), dtype=self.dtype, device=self.device)
 
     def rate(self, t: Time, y: Tensor, args: Any) -> Tensor:

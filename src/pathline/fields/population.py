@@ -81,22 +81,23 @@ class LotkaVolterra(nn.Module):
 class PredatorPrey(LotkaVolterra):
     r"""Known growth and death, unknown interaction: what an encounter does depends on the populations. *Maturing.*
 
-    $$\dot x = a x - b\,e^{n(x, y)} x y, \qquad \dot y = -c y + d\,e^{n(x, y)} x y$$
+    $$\dot x = a x - b\,e^{n_1(x, y)} x y, \qquad \dot y = -c y + d\,e^{n_2(x, y)} x y$$
 
     A network that is zero leaves the equations of Lotka and Volterra. This is the universal differential equation
-    of Rackauckas et al., with three facts built in: nothing is eaten where nothing lives, predation never feeds the
-    prey, and predators gain in proportion to what the prey lose (one functional response, as ecologists call it).
+    of Rackauckas et al., with two facts built in: nothing is eaten where nothing lives, and predation never feeds
+    the prey.
 
     Args:
-        interaction: A network ``(..., 2) -> (..., 1)`` of the populations divided by ``scale``.
+        interaction: A network ``(..., 2) -> (..., 2)`` of the populations divided by ``scale``.
         rates: As in ``LotkaVolterra``.
         scale: A typical population, so that the network sees numbers near one.
-        learn: Whether the rates are parameters too.
+        learn: Whether the rates are parameters too; without it growth and death are known, and the network alone
+            learns.
         dtype: Type of the rates.
 
     Example:
         >>> from pathline.nets import MLP
-        >>> field = PredatorPrey(MLP(2, 1, hidden=16, output_scale=0.01), scale=30.0)
+        >>> field = PredatorPrey(MLP(2, 2, hidden=16, output_scale=0.01), scale=30.0)
 
     References:
         C. Rackauckas et al. (2020), Universal differential equations for scientific machine learning.
@@ -119,8 +120,8 @@ class PredatorPrey(LotkaVolterra):
         """Prey lost and predators gained an encounter, at the populations ``y``."""
         loss, gain = super().encounters(y)
         factors = self.correction(y).exp()
-        return loss * factors, gain * factors
+        return loss * factors[..., 0], gain * factors[..., 1]
 
     def correction(self, y: Tensor) -> Tensor:
-        """The exponent ``n(y)``, ``(...,)``: zero where encounters are those of Lotka and Volterra."""
-        return self.interaction(y / self.scale).squeeze(-1)
+        """The exponents ``n(y)``, ``(..., 2)``: zero where encounters are those of Lotka and Volterra."""
+        return self.interaction(y / self.scale)

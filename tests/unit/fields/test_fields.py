@@ -91,7 +91,9 @@ def test_a_hybrid_never_eats_what_does_not_live():
     field = fields.PredatorPrey(nets.MLP(2, 2, 8))
     alone = field(torch.tensor(0.0), torch.tensor([[3.0, 0.0], [0.0, 3.0]]))
     growth, _, death, _ = field.rates
-    torch.testing.assert_close(alone, torch.stack([torch.stack([3 * growth, 0 * growth]), torch.stack([0 * death, -3 * death])]))
+    torch.testing.assert_close(
+        alone, torch.stack([torch.stack([3 * growth, 0 * growth]), torch.stack([0 * death, -3 * death])])
+    )
 
 
 def test_log_coordinates_follow_the_same_curve():

@@ -97,7 +97,9 @@ def test_the_way_back_of_an_augmented_model_needs_what_was_added():
 
 
 def test_it_is_a_layer_and_takes_a_plain_network():
-    net = nn.Sequential(nn.Linear(4, 2), NeuralODE(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2))), nn.Linear(2, 1))
+    net = nn.Sequential(
+        nn.Linear(4, 2), NeuralODE(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2))), nn.Linear(2, 1)
+    )
     net(torch.randn(5, 4)).sum().backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in net[1].parameters())
 
@@ -180,7 +182,9 @@ def test_a_fixed_step_method_needs_its_step_only_without_times():
 
 
 def test_errors():
-    with pytest.raises(TypeError, match=r"`field` is a module or a function \(t, y\) -> dy, but an object of type int came"):
+    with pytest.raises(
+        TypeError, match=r"`field` is a module or a function \(t, y\) -> dy, but an object of type int came"
+    ):
         NeuralODE(3)
     with pytest.raises(ValueError, match=r"`t` is the start and the end .* but \(1.0, 1.0\) came"):
         NeuralODE(fields.MLP(2), t=(1.0, 1.0))

@@ -41,7 +41,9 @@ def shared():
 
 
 MODELS = {
-    "neural ODE": lambda: NeuralODE(fields.MLP(3, (8, 4), time=True, activation="silu"), augment=1, rtol=1e-3, t=(0.0, 2.0)),
+    "neural ODE": lambda: NeuralODE(
+        fields.MLP(3, (8, 4), time=True, activation="silu"), augment=1, rtol=1e-3, t=(0.0, 2.0)
+    ),
     "float64": lambda: NeuralODE(fields.MLP(2, 8, dtype=torch.float64)),
     "a class of activations": lambda: nets.MLP(2, 2, (4, 4), activation=nn.PReLU),
     "a module as activation": lambda: nets.MLP(2, 2, activation=nn.ELU(0.3)),
@@ -124,7 +126,7 @@ def test_an_instance_fills_in_for_a_class_that_forgets(tmp_path):
 def test_a_function_of_ones_own_is_passed_to_load(tmp_path):
     save(NeuralODE(decay), tmp_path)
     assert load(tmp_path, decay).field is decay
-    with pytest.raises(NotStorable, match=r"`model.field` is <lambda>, which has no name.*Define it with `def`"):
+    with pytest.raises(NotStorable, match=r"`model.field` is '<lambda>', which has no name.*Define it with `def`"):
         save(NeuralODE(lambda t, y: -y), tmp_path)
 
 
@@ -138,7 +140,9 @@ def test_what_cannot_be_described_says_so(tmp_path):
 
 
 def test_folders_that_hold_no_model(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"a folder with config.json and model.safetensors, but .* has no config.json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"a folder with config.json and model.safetensors, but .* has no config.json"
+    ):
         load(tmp_path)
     save(NeuralODE(fields.MLP(2)), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -29,9 +29,13 @@ def test_it_is_the_formula():
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, nn.ELU(0.5), nn.PReLU, torch.sin, F.hardswish])
 def test_any_activation_is_used_after_every_hidden_layer_but_not_at_the_end(activation):
     net = MLP(2, 2, (4, 4), activation=activation)
-    function = activation() if isinstance(activation, type) else ACTIVATIONS.get(activation, activation) if isinstance(
-        activation, str
-    ) else activation
+    function = (
+        activation()
+        if isinstance(activation, type)
+        else ACTIVATIONS.get(activation, activation)
+        if isinstance(activation, str)
+        else activation
+    )
     x = torch.randn(6, 2)
     expected = x
     for i, layer in enumerate(net.layers):
@@ -71,7 +75,9 @@ def test_the_initialisation_of_torch_is_bit_for_bit_that_of_linear():
     twice = [nn.Linear(1, 25), nn.Linear(25, 1)]
     for layer in twice:
         layer.reset_parameters()
-    assert all(torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias) for a, b in zip(net.layers, twice, strict=True))
+    assert all(
+        torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias) for a, b in zip(net.layers, twice, strict=True)
+    )
 
 
 def test_output_scale_shrinks_the_start():

@@ -90,7 +90,7 @@ def test_flow_lines_are_one_a_start_and_never_cross(axes):
     ys = np.stack([line.get_ydata() for line in axes.lines])
     assert ys.shape == (9, 11)
     assert (np.diff(ys, axis=0) > 0).all()
-    assert len({line.get_color() for line in axes.lines}) == 9
+    assert len({tuple(line.get_color()) for line in axes.lines}) == 9
 
 
 def test_what_cannot_be_drawn_says_so(axes):

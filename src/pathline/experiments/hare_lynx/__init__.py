@@ -27,9 +27,7 @@ def run(config: Config, run: Run) -> None:
     series = Series.load(config.train_until, run.device)
     fits = {
         "lotka_volterra": _fit(config, run, series, "lotka_volterra", _lotka_volterra, config.known_steps),
-        "hybrid": _fit(
-            config, run, series, "hybrid", _hybrid, config.known_steps, loss=_hybrid_loss(config, series)
-        ),
+        "hybrid": _fit(config, run, series, "hybrid", _hybrid, config.known_steps, loss=_hybrid_loss(config, series)),
         "neural_ode": _fit(config, run, series, "neural_ode", _neural_ode, config.steps),
     }
     predictions = {name: fit.predict(series.t).detach() for name, fit in fits.items()}
