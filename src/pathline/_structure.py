@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-
 _TENSOR = pytree.tree_structure(0)
 
 

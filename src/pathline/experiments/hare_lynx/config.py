@@ -24,12 +24,15 @@ class Config:
     """Hidden layers of the neural ODE."""
     interaction: tuple[int, ...] = (16,)
     """Hidden layers of the network inside the hybrid."""
-    interaction_prior: float = 0.1
-    """Weight of the mean square of the hybrid's network: an error of 0.1 against a correction of 0.3, squared."""
+    interaction_prior: float = 1.0
+    """Weight of the mean square of the hybrid's network: errors of 0.3, as the equations leave, against corrections
+    of 0.3, both squared."""
     steps: int = 600
     """Updates of the neural ODE."""
-    known_steps: int = 400
+    known_steps: int = 300
     """Updates of Lotka-Volterra and of the hybrid."""
+    known_lr: float = 2e-2
+    """Their learning rate."""
     lr: float = 1e-2
     """Learning rate of Adam, decaying to zero as a cosine."""
     clip: float = 1.0

@@ -34,7 +34,7 @@ def fit(resnet: ResNet, odenet: NeuralODE, x: Tensor, y: Tensor) -> Figure:
     left.set_xlabel("input")
     left.set_ylabel("output")
     left.legend(frameon=False)
-    flow_lines(odenet, right, y0=torch.linspace(-2.0, 2.0, 25).unsqueeze(1), t=torch.linspace(0.0, 1.0, 101))
+    flow_lines(odenet, right, y0=torch.linspace(-2.0, 2.0, 19).unsqueeze(1), t=torch.linspace(0.0, 1.0, 101))
     right.plot(torch.zeros(len(x)), x, "o", color=INK, markersize=4, zorder=5)
     right.plot(torch.ones(len(y)), y, "o", color=INK, markersize=4, zorder=5)
     right.set_xlabel("t, from input to output")
