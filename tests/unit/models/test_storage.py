@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -173,3 +174,11 @@ def test_the_description_is_readable(tmp_path):
     assert config["version"] == 1
     assert config["model"]["module"] == "pathline.models:NeuralODE"
     assert config["model"]["arguments"]["field"]["module"] == "pathline.fields:MLP"
+
+
+def test_a_model_of_the_first_release_still_loads():
+    """Written by 0.1.0; every later version must read it and compute the same."""
+    model = load(Path(__file__).parent / "golden" / "0.1.0")
+    y1 = model(torch.tensor([[0.5, -1.0]], dtype=torch.float64))
+    expected = torch.tensor([[-1.821626671638665, -3.7921262765521297]], dtype=torch.float64)
+    torch.testing.assert_close(y1, expected, rtol=1e-5, atol=1e-6)

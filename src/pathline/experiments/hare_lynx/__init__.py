@@ -208,11 +208,13 @@ def _say(run: Run, errors: dict[str, dict[str, float]], equations: TrajectoryLos
         f"Volterra, {forecast['hybrid']:.1f} with the hybrid and {network:.1f} with the neural ODE; repeating the last "
         f"cycle of {lag} years misses by {cycle:.1f}."
     )
+    hybrid = "beats" if forecast["hybrid"] < cycle else "loses to"
     closer = errors["lotka_volterra"]["train_rmse"] / errors["neural_ode"]["train_rmse"]
     run.note(
         f"In the forecast the plain neural ODE {'beats' if network < cycle else 'loses to'} the repeated cycle and "
         f"{'beats' if network < rates else 'loses to'} the four rates; it fits the training years {closer:.1f} times "
-        "as closely as they do, which a forecast need not reward: fifteen years hold one and a half cycles."
+        f"as closely as they do, which a forecast need not reward: fifteen years hold one and a half cycles. "
+        f"The hybrid {hybrid} the repeated cycle."
     )
     a, b, c, d = equations.model.field.field.rates.tolist()
     run.note(f"Fitted rates of Lotka and Volterra, a year: a = {a:.3f}, b = {b:.4f}, c = {c:.3f}, d = {d:.4f}.")

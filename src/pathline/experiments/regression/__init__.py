@@ -22,9 +22,7 @@ def run(config: Config, run: Run) -> None:
     if config.part == "all":
         for name, value in identities.measure(run.seed, config.width).items():
             run.metric(name, value)
-    fitted = _fits(config, run)
-    _say(run, fitted[0]["resnet"], fitted[0]["odenet"])
-    resnet, odenet = fitted[0]["models"]
+    resnet, odenet = _fits(config, run)
     x, y = cubic()
     run.figure("fit", figures.fit(resnet, odenet, x, y), figures.FIT)
     run.figure("adjoint", figures.adjoint(odenet, x, y), figures.ADJOINT)
@@ -33,8 +31,8 @@ def run(config: Config, run: Run) -> None:
         controls.deepen(config, run)
 
 
-def _fits(config: Config, run: Run) -> list[dict[str, Any]]:
-    """Both models from each seed: what they reach, how smooth they are, what the solver did."""
+def _fits(config: Config, run: Run) -> tuple[ResNet, NeuralODE]:
+    """Both models from each seed: what they reach, how smooth they are, what the solver did; those of the first."""
     x, y = (tensor.to(run.device) for tensor in cubic())
     results = []
     for seed in range(run.seed, run.seed + config.repeats):
@@ -49,11 +47,17 @@ def _fits(config: Config, run: Run) -> list[dict[str, Any]]:
         results.append({"seed": seed, "models": (resnet.cpu(), odenet.cpu()), **measured})
     if config.repeats > 1:
         _table_of_seeds(run, results)
-    for name in ("resnet", "odenet"):
-        for key in results[0][name]:
-            run.metric(f"{name}_{key}", sum(result[name][key] for result in results) / len(results))
-    _solver_truth(run, results[0]["models"][1], x.cpu(), y.cpu())
-    return results
+    means = {
+        name: {key: sum(result[name][key] for result in results) / len(results) for key in results[0][name]}
+        for name in ("resnet", "odenet")
+    }
+    for name, values in means.items():
+        for key, value in values.items():
+            run.metric(f"{name}_{key}", value)
+    _say(run, means["resnet"], means["odenet"])
+    resnet, odenet = results[0]["models"]
+    _solver_truth(run, odenet, x.cpu(), y.cpu())
+    return resnet, odenet
 
 
 def _mse(x: Tensor, y: Tensor) -> Any:
