@@ -22,14 +22,15 @@ def restored(state: Any, device: torch.device) -> Iterator[None]:
         yield
         return
     now = snapshot(device)
-    _set(state, device)
+    restore(state, device)
     try:
         yield
     finally:
-        _set(now, device)
+        restore(now, device)
 
 
-def _set(state: Any, device: torch.device) -> None:
+def restore(state: Any, device: torch.device) -> None:
+    """Put the generators into a state."""
     cpu, cuda = state
     torch.set_rng_state(cpu)
     if cuda is not None:

@@ -55,7 +55,8 @@ class Walk:
         on_module: called with every module; returning False keeps the walk out of it.
 
     Attributes:
-        complete: whether everything that the field can read was seen.
+        complete: whether everything that the field can read was seen: never so where it runs code of its own, which may
+            reach a tensor in ways that no search foresees.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Walk:
             self.visit(part)
 
     def _function(self, function: types.FunctionType) -> None:
+        self.complete = False
         for cell in function.__closure__ or ():
             try:
                 value = cell.cell_contents
@@ -136,6 +138,7 @@ class Walk:
         for base in kind.__mro__:
             if not _trusted(base.__module__):
                 for name, member in list(vars(base).items()):
+                    self.complete = False
                     if isinstance(member, types.FunctionType | Tensor):
                         self.visit(member, _attribute(base, name))
 

@@ -92,11 +92,8 @@ class Structure:
             return float(value)
         if self.plain and isinstance(value, Tensor):
             return _broadcast(value.to(like), like.shape, name)
-        try:
-            values = pytree.tree_leaves(value) if not self.plain else []
-        except (TypeError, ValueError):
-            values = []
-        if len(values) != len(self.shapes):
+        values, spec = pytree.tree_flatten(value if self.plain else _in_order(value, self._skeleton()))
+        if self.plain or spec != self.spec:
             raise ValueError(
                 f"`{name}` is a number, a tensor that broadcasts to the state, or a structure like `y0` ({self}); "
                 f"it is {_describe(value)}."

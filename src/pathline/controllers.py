@@ -300,6 +300,8 @@ class PIDClock:
         # Within a hundredth of the stop the step is stretched to it: a sliver would cost as much as a step.
         reached = self.dt >= left * 0.99 and left <= self.max_step
         self.target = stop if reached else self.t + self.sign * self.dt
+        if self.target == self.t:  # a step below the resolution of the time
+            self.target = math.nextafter(self.t, stop)
         return self.target
 
     def sided(self, term: Bound) -> Bound:
@@ -321,7 +323,7 @@ class PIDClock:
         ratio = math.inf if step.failed else self._ratio(y0, step)
         forced = config.force_min_step and h <= self.min_step * (1 + 1e-9) and math.isfinite(ratio)
         if not (ratio <= 1.0 or forced):
-            return self._reject(h, ratio)
+            return self._reject(h, ratio, step.y1)
         factor = self._factor(ratio)
         self.ratios = [self.ratios[1], max(ratio, 1e-10)]
         if self.rejected:
@@ -334,13 +336,15 @@ class PIDClock:
         self.done = self.t == self.end
         return True
 
-    def _reject(self, h: float, ratio: float) -> bool:
+    def _reject(self, h: float, ratio: float, y1: Tensor) -> bool:
         config = self.config
         finite = math.isfinite(ratio)
         factor = min(max(self._power(ratio), config.shrink), 1.0) if finite else config.shrink
         floor = max(self.min_step, 10 * math.ulp(self.t), self.resolution)
         if h <= floor * (1 + 1e-9) or self.hopeless:
-            self.failure = Status.STEP_UNDERFLOW if finite else Status.NON_FINITE
+            # A finite state with an infinite ratio is the tolerance's doing, not the field's.
+            tight = finite or bool(torch.isfinite(y1).all())
+            self.failure = Status.STEP_UNDERFLOW if tight else Status.NON_FINITE
         self.dt = max(h * min(factor, 0.999), floor)
         self.rejected = True
         return False
@@ -401,8 +405,8 @@ class PIDClock:
             scale = self._scale(y0, y0)
             d0, d1 = self._norm(y0 / scale), self._norm(f0 / scale)
             if not math.isfinite(d1):
-                self.hopeless = True  # no step from here can be finite
-                return span
+                self.hopeless = not bool(torch.isfinite(f0).all())  # no step from here can be finite
+                return span if self.hopeless else min(1e-6, span)
             h0 = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
             h0 = min(h0, span)
             f1 = term.rate(self.t + self.sign * h0, y0 + (self.sign * h0) * f0, args)

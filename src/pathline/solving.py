@@ -133,6 +133,7 @@ def solve(
         max_steps=_max_steps(max_steps, control),
         hooks=_with_progress(hooks or Hooks(), progress, times),
     )
+    _check_tolerances(problem)
     kept = differentiate.solve(problem, flat, moving, args, f)
     return _finish(problem, kept, ts, args, on_failure)
 
@@ -191,9 +192,11 @@ def _times(t: Any, y0: Tensor) -> tuple[list[float], Tensor | None, Tensor]:
         ts = t
     else:
         try:
-            items = list(t)
+            items = [] if isinstance(t, str) else list(t)
         except TypeError:
-            raise TypeError(f"`t` is a tensor of times, or (t0, t1); it is {t!r}.") from None
+            items = []
+        if not items:
+            raise TypeError(f"`t` is a tensor of times, or (t0, t1); it is {t!r}.")
         if any(isinstance(x, Tensor) for x in items):
             wide = [torch.as_tensor(x, dtype=torch.float64, device=y0.device) for x in items]
             ts = torch.stack(wide) if all(x.dim() == 0 for x in wide) else torch.cat(wide)
@@ -281,6 +284,14 @@ def _tolerance(name: str, value: Any, default: float, structure: Structure, like
     if isinstance(low, float) and not 0 <= low < math.inf:
         raise ValueError(f"`{name}` is a finite number >= 0; it is {low:g}.")
     return found
+
+
+def _check_tolerances(problem: Problem) -> None:
+    values = (problem.rtol, problem.atol)
+    if problem.solver.adaptive and all(isinstance(x, float) and x == 0.0 for x in values):
+        raise ValueError(
+            "`rtol` and `atol` are both 0, which no step can meet. Set one of them, for example rtol=1e-9."
+        )
 
 
 def _max_steps(max_steps: int | None, control: Controller) -> int | None:

@@ -26,7 +26,7 @@ class Inputs:
     Attributes:
         tensors: parameters first, then the tensors in ``args``.
         places: for each tensor where it stands; nowhere that can be reached if found in a graph alone.
-        complete: whether the search saw everything that the field can read; if not, the backward passes look at the
+        complete: whether the field is made of the libraries' own modules alone; if not, the backward passes look at the
             graph of every step.
     """
 

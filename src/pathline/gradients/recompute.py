@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pathline._random import snapshot
+from pathline._random import restore, snapshot
 from pathline.gradients.base import aliases, pull_back
 from pathline.gradients.inputs import Inputs, find, mark, reached, transforming
 from pathline.loop import Problem
@@ -64,6 +64,7 @@ def prepare(problem: Problem, y0: Tensor, args: Any, field: Any) -> Recipe:
     for leaf in reached([slope], [probe, *inputs.tensors], since):
         inputs.add(leaf, None)
     after = snapshot(y0.device)
+    restore(before, y0.device)
     recipe.draws = any(a is not None and not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     if problem.solver.carries_slope and not recipe.draws:
         recipe.slope = slope.detach()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pathline.gradients import find_gradient
+from pathline.solvers import find_solver
 from pathline.solving import solve
 
 
@@ -35,7 +37,7 @@ class NeuralODE(nn.Module):
 
     Raises:
         TypeError: ``field`` is not callable.
-        ValueError: ``t`` is not two different times, or ``augment`` is negative.
+        ValueError: ``t`` is not two different times, ``augment`` is negative, or no such method or gradient exists.
 
     Example:
         >>> import torch
@@ -77,6 +79,8 @@ class NeuralODE(nn.Module):
             )
         if not isinstance(augment, int) or augment < 0:
             raise ValueError(f"`augment` is the number of added zeros, 0 or more, but {augment!r} came.")
+        find_solver(method)
+        find_gradient(gradient)
         self.field = field
         self.t = _checked_span(t)
         self.method, self.rtol, self.atol, self.dt = method, rtol, atol, dt

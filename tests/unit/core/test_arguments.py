@@ -332,3 +332,36 @@ def test_nothing_is_evaluated_before_the_arguments_are_checked():
     for wrong in ({"method": "nope"}, {"rtol": -1.0}, {"dt": 0.1}, {"max_steps": 0}, {"on_failure": "no"}):
         with pytest.raises(ValueError):
             pathline.solve(field, Y0, TIMES, **wrong)
+
+
+def test_tolerances_of_a_dict_go_by_its_keys():
+    field = lambda t, y: {"a": 10 * torch.cos(10 * t) * torch.ones(1), "b": -y["b"]}  # noqa: E731
+    y0 = {"b": torch.ones(1), "a": torch.zeros(1)}
+    counts = [
+        pathline.solve(field, y0, (0.0, 3.0), rtol=rtol, atol=1e-4).stats.accepted
+        for rtol in ({"a": 1e-7, "b": 0.1}, {"b": 0.1, "a": 1e-7})
+    ]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("rtol", [[1e-3, 1e-3], (1e-3, 1e-3), {"a": 1e-3}], ids=["list", "tuple", "half"])
+def test_tolerances_of_another_structure_are_refused(rtol):
+    y0 = {"a": torch.ones(1), "b": torch.ones(1)}
+    with pytest.raises(ValueError, match="`rtol` is a number, a tensor that broadcasts"):
+        pathline.solve(lambda t, y: {"a": -y["a"], "b": -y["b"]}, y0, (0.0, 1.0), rtol=rtol)
+
+
+def test_tolerances_that_no_step_can_meet():
+    with pytest.raises(ValueError, match="`rtol` and `atol` are both 0"):
+        pathline.solve(lambda t, y: -y, torch.ones(1), (0.0, 1.0), rtol=0.0, atol=0.0)
+
+
+def test_a_relative_tolerance_alone_with_a_zero_in_the_state():
+    rotation = lambda t, y: torch.stack([y[1], -y[0]])  # noqa: E731
+    y1 = pathline.solve(rotation, torch.tensor([1.0, 0.0]), (0.0, 1.0), rtol=1e-4, atol=0.0).y1
+    torch.testing.assert_close(y1, torch.tensor([0.5403, -0.8415]), rtol=1e-3, atol=1e-3)
+
+
+def test_times_so_large_that_a_step_is_one_rounding():
+    solution = pathline.solve(lambda t, y: -y, torch.ones(2, dtype=torch.float64), (1e15, 1e15 + 10))
+    torch.testing.assert_close(solution.y1, torch.full((2,), 4.54e-5, dtype=torch.float64), rtol=1e-2, atol=1e-6)
