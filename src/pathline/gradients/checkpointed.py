@@ -70,7 +70,8 @@ class _Run:
         rows = (leaf.clone() if leaf._is_view() else leaf for leaf in kept.rows)
         states: list[Tensor] = []
         for k, piece in enumerate(result.pieces):
-            states += [x for x in (piece.y0, piece.carry) if x is not None and k > 0]
+            # A slope may be a tensor that the field keeps; as an output it would be given a history.
+            states += [x.detach() for x in (piece.y0, piece.carry) if x is not None and k > 0]
             # From here on the outputs of the autograd function keep the tensors alive; marks remain.
             piece.y0, piece.carry, piece.outputs = None, k > 0 and piece.carry is not None, ()
         result.first = ()

@@ -237,6 +237,7 @@ def test_a_field_may_hand_back_its_input_or_a_stored_tensor(gradient):
         assert y1.tolist() == pytest.approx([truth] * 2, rel=1e-7)
         y1.sum().backward()
     assert torch.equal(stored, torch.ones(2, dtype=torch.float64))
+    assert stored.grad_fn is None
     assert y0.grad.tolist() == pytest.approx([3.718281828459045] * 2, rel=1e-6)
 
 
