@@ -188,23 +188,7 @@ def _term(f: Any, solver: Solver, args: Any) -> Term:
 
 def _times(t: Any, y0: Tensor) -> tuple[list[float], Tensor | None, Tensor]:
     """The requested times as host floats, as a tensor that requires grad (or None), and as the solution shows them."""
-    if isinstance(t, Tensor):
-        ts = t
-    else:
-        try:
-            items = [] if isinstance(t, str) else list(t)
-        except TypeError:
-            items = []
-        if not items:
-            raise TypeError(f"`t` is a tensor of times, or (t0, t1); it is {t!r}.")
-        if any(isinstance(x, Tensor) for x in items):
-            wide = [torch.as_tensor(x, dtype=torch.float64, device=y0.device) for x in items]
-            ts = torch.stack(wide) if all(x.dim() == 0 for x in wide) else torch.cat(wide)
-        else:
-            try:
-                ts = torch.from_numpy(np.array(items, dtype=np.float64)).to(y0.device)
-            except (TypeError, ValueError):
-                raise TypeError(f"`t` is a tensor of times, or (t0, t1); it is {t!r}.") from None
+    ts = t if isinstance(t, Tensor) else _as_times(t, y0.device)
     if ts.dim() == 2:
         raise ValueError(
             f"`t` has shape {tuple(ts.shape)}. On the shared clock all samples have the same times, a 1-d tensor; "
@@ -227,6 +211,23 @@ def _times(t: Any, y0: Tensor) -> tuple[list[float], Tensor | None, Tensor]:
             )
     moving = ts if ts.requires_grad and torch.is_grad_enabled() else None
     return times, moving, ts
+
+
+def _as_times(t: Any, device: torch.device) -> Tensor:
+    """A sequence of numbers or 0-d tensors as float64."""
+    try:
+        items = [] if isinstance(t, str) else list(t)
+    except TypeError:
+        items = []
+    if not items:
+        raise TypeError(f"`t` is a tensor of times, or (t0, t1); it is {t!r}.")
+    if any(isinstance(x, Tensor) for x in items):
+        wide = [torch.as_tensor(x, dtype=torch.float64, device=device) for x in items]
+        return torch.stack(wide) if all(x.dim() == 0 for x in wide) else torch.cat(wide)
+    try:
+        return torch.from_numpy(np.array(items, dtype=np.float64)).to(device)
+    except (TypeError, ValueError):
+        raise TypeError(f"`t` is a tensor of times, or (t0, t1); it is {t!r}.") from None
 
 
 def _controller(

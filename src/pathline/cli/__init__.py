@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from pathline.train.configs import did_you_mean
 from pathline.train.environment import missing, pip_line
+from pathline.train.stopping import importing
 
 __all__ = ["main"]
 
@@ -34,7 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 where something failed, 2 for a wrong command line, 130 after Ctrl-C.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt as error:
+        print(str(error) or "Interrupted.", file=sys.stderr)
+        return 128 + int(getattr(error, "signal", signal.SIGINT))
+    finally:
+        if arguments is None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is done: nothing is left to interrupt
+
+
+def _main(words: list[str]) -> int:
     if words and words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
@@ -79,7 +92,8 @@ def _command(name: str) -> Command:
 
     # a module called `list` would hide the builtin in this one
     module = {"list": "listing"}.get(name, name)
-    return importlib.import_module(f"pathline.cli.{module}").main
+    with importing():
+        return importlib.import_module(f"pathline.cli.{module}").main
 
 
 def _listed(names: list[str]) -> str:

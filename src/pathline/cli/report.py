@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
-from pathline.train.folders import read_json, resolve
+from pathline.train.folders import BrokenFile, read_json, resolve
 
 HELP = """usage: pathline report [RUN ...]
 
@@ -31,15 +33,28 @@ def main(words: list[str]) -> int:
         if unfinished:
             raise FileNotFoundError(
                 f"{shown(unfinished[0])} has no metrics.json: the run has not ended yet, or was killed. "
-                f"Go on with it: pathline run NAME --resume {shown(unfinished[0])}"
+                f"Go on with it: pathline run {_name_in(unfinished[0])} --resume {shown(unfinished[0])}"
             )
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 2
-    for folder in folders:
-        write_report(folder)
-    if len(folders) == 1:
-        print_results(folders[0], read_json(folders[0] / "metrics.json"))
-    else:
-        print_comparison(folders)
+    try:
+        for folder in folders:
+            write_report(folder)
+        if len(folders) == 1:
+            print_results(folders[0], read_json(folders[0] / "metrics.json"))
+        else:
+            print_comparison(folders)
+    except BrokenFile as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{error.filename} cannot be read or written ({error.strerror}). Check permissions.", file=sys.stderr)
+        return 2
     return 0
+
+
+def _name_in(folder: Path) -> str:
+    """The experiment of a run, as its config.yaml has it."""
+    found = re.search(r"^experiment: *(\w+)", (folder / "config.yaml").read_text("utf-8", "replace"), re.MULTILINE)
+    return found[1] if found else "NAME"

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pathline.experiments.launching import Options
+from pathline.experiments.launching import RUNS, Options
+from pathline.train.folders import latest
 from pathline.train.report import number, verdict
 
 __all__ = ["print_results", "print_stopped", "shown"]
@@ -73,17 +74,15 @@ def _limit(bound: Mapping[str, Any]) -> str:
     return f"{_SENSE[bound['sense']]} {number(bound['bound'])}"
 
 
-def print_stopped(name: str, options: Options, message: str) -> None:
-    """After an early end: what happened, where the report of what there is lies, and how to go on."""
+def print_stopped(name: str, options: Options, message: str, before: Path | None = None) -> None:
+    """After an early end: what happened, where the report of what there is lies, and how to go on.
+
+    ``before`` is what ``latest`` pointed to at the start: where it still does, this run had no folder yet.
+    """
     print(message, file=sys.stderr)
-    folder = options.out if options.out is not None else _latest()
+    folder = options.out if options.out is not None else latest(RUNS)
+    if options.out is None and folder == before:
+        return
     if folder is not None and (folder / "report.html").is_file():
         print(f"Report of what there is: {shown(folder / 'report.html')}", file=sys.stderr)
         print(f"Go on with: pathline run {name} --resume {shown(folder)}", file=sys.stderr)
-
-
-def _latest() -> Path | None:
-    from pathline.experiments.launching import RUNS
-    from pathline.train.folders import latest
-
-    return latest(RUNS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from pathline.experiments import Experiment, UnknownExperiment, experiments, find
-from pathline.experiments.launching import Options, launch
+from pathline.experiments.launching import RUNS, Options, Refused, launch
 from pathline.train.configs import ConfigError, did_you_mean, replaced, to_plain
-from pathline.train.folders import resolve
-from pathline.train.stopping import parse_duration
+from pathline.train.folders import BrokenFile, latest, resolve
+from pathline.train.stopping import importing, parse_duration
 
 HELP = """usage: pathline run NAME [--preset PRESET] [flags]
 
@@ -58,6 +59,10 @@ class RunFlags:
     """Exit with 1 where an expectation is missed."""
 
 
+TRACEBACK_VARIABLE = "PATHLINE_TRACEBACK"
+"""Environment variable that, at 1, shows the traceback of an error that is told in one line otherwise."""
+
+
 class UsageError(ValueError):
     """The command line asks for something that cannot be."""
 
@@ -82,17 +87,20 @@ def main(words: list[str]) -> int:
 def carry_out(experiment: Experiment, config: Any, options: Options, *, strict: bool = False) -> int:
     """Launch, answer for what may go wrong, and print the table."""
     from pathline.cli.results import print_results, print_stopped
-    from pathline.status import SolveError
-    from pathline.train.run import DeviceError
+
+    with importing():
+        from pathline.status import SolveError
+        from pathline.train.run import DeviceError
     from pathline.train.stopping import FitStopped, Interrupted, ReplayDone
 
+    before = latest(RUNS)
     try:
         folder, results = launch(experiment, config, options)
     except ReplayDone as done:
         print(done)
         return 0
     except KeyboardInterrupt as error:
-        print_stopped(experiment.name, options, str(error))
+        print_stopped(experiment.name, options, str(error) or "The run was interrupted.", before)
         return 128 + error.signal if isinstance(error, Interrupted) else 130
     except SolveError as error:
         if options.replay is None:
@@ -100,10 +108,12 @@ def carry_out(experiment: Experiment, config: Any, options: Options, *, strict: 
         print(f"The batch fails again: {error}", file=sys.stderr)
         return 1
     except FitStopped as error:
-        print_stopped(experiment.name, options, str(error))
+        print_stopped(experiment.name, options, str(error), before)
         return 1
-    except (FileExistsError, DeviceError) as error:
-        print(error, file=sys.stderr)
+    except (DeviceError, BrokenFile, Refused, OSError) as error:
+        if os.environ.get(TRACEBACK_VARIABLE) == "1":
+            raise
+        print(_sentence(error), file=sys.stderr)
         return 2
     if not _is_first():
         return 0
@@ -117,6 +127,8 @@ def parse(experiment: Experiment, words: list[str]) -> tuple[RunFlags, Any]:
 
     Preset first, then file (or the run that is resumed), then flags: the later changes the earlier.
     """
+    if _value_of(words, "out") == "":
+        raise UsageError("`--out` names a folder; an empty text came. Leave it out for runs/NAME-DATE-TIME.")
     flags, config = _defaults(experiment, words)
     wanted_help = any(word in ("-h", "--help") for word in words)
     if not wanted_help:
@@ -137,7 +149,42 @@ def parse(experiment: Experiment, words: list[str]) -> tuple[RunFlags, Any]:
         description=f"{about.title}. {about.summary}\n\nPresets: {', '.join(experiment.presets)}.",
         default=both(config, flags),
     )
-    return parsed.run, parsed.experiment  # pyright: ignore[reportAttributeAccessIssue] - made above
+    run, changed = parsed.run, parsed.experiment  # pyright: ignore[reportAttributeAccessIssue] - made above
+    if run.resume is not None:
+        _refuse_changes(flags, run, config, changed)
+    return run, changed
+
+
+def _refuse_changes(before: RunFlags, run: RunFlags, config: Any, changed: Any) -> None:
+    """A resumed run keeps its settings: its checkpoints come from them."""
+    names = ("preset", "seed")
+    pairs = [(f"--{name}", getattr(before, name), getattr(run, name)) for name in names]
+    for flag, old, new in [*pairs, *_differences(config, changed)]:
+        if old != new:
+            raise UsageError(
+                f"A resumed run keeps its settings: it has {flag} {old!r}, and {new!r} came. "
+                f"Leave out `{flag}`, or start a new run without `--resume`."
+            )
+
+
+def _differences(before: Any, after: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for field in dataclasses.fields(before):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        name = f"{prefix}{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(old) and type(old) is type(new):
+            yield from _differences(old, new, f"{name}.")
+        elif to_plain(old) != to_plain(new):
+            yield f"--{name}", old, new
+
+
+def _sentence(error: Exception) -> str:
+    """An error in one line, and where to find more of it."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename} " if error.filename else ""
+        return f"{place}cannot be read or written ({error.strerror}). Choose a folder of your own with `--out`."
+    if isinstance(error, Refused):
+        return f"{' '.join(str(error).split())} (the traceback: {TRACEBACK_VARIABLE}=1)"
+    return str(error)
 
 
 def printed(experiment: Experiment, flags: RunFlags, config: Any) -> str:
@@ -155,8 +202,10 @@ def _defaults(experiment: Experiment, words: list[str]) -> tuple[RunFlags, Any]:
     if sum(chosen[name] is not None for name in ("config", "resume", "replay")) > 1:
         raise UsageError("`--config`, `--resume` and `--replay` each bring a configuration; give one of them.")
     path = _config_path(chosen)
-    request = _read(path, experiment) if path is not None else {}
-    settings = request.pop("config", {})
+    request = _read(path, experiment, whole=chosen["config"] is None) if path is not None else {}
+    settings = request.pop("config", None) or {}
+    if not isinstance(settings, Mapping):
+        raise UsageError(f"{path}: `config` is a mapping of settings; {settings!r} came. See --print-config.")
     flags = replaced(flags, request, path.name if path is not None else "flags")
     if chosen["preset"] is not None:
         if path is not None and chosen["preset"] != flags.preset:
@@ -187,16 +236,22 @@ def _run_of(failed: Path) -> Path:
     return folder
 
 
-def _read(path: Path, experiment: Experiment) -> dict[str, Any]:
+def _read(path: Path, experiment: Experiment, *, whole: bool) -> dict[str, Any]:
     import yaml
 
     try:
         request = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path} is no YAML that can be read: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is no YAML that can be read: {reason}. Write it as --print-config does.") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
     if not isinstance(request, Mapping):
         raise UsageError(f"{path} holds {type(request).__name__}; a mapping like that of --print-config is expected.")
     request = dict(request)
+    for key in ("experiment", "config") if whole else ():
+        if key not in request:
+            raise UsageError(f"A run's config.yaml holds `{key}`; {path} has none. Start a new run instead.")
     name = request.pop("experiment", experiment.name)
     if name != experiment.name:
         raise UsageError(
@@ -252,6 +307,10 @@ def _flags_of(config: Any, prefix: str = "") -> Iterator[str]:
 
 def _options(flags: RunFlags) -> Options:
     out, resumed = flags.out, False
+    if not 0 <= flags.seed < 2**32:
+        raise UsageError(f"`--seed` is a whole number from 0 to {2**32 - 1}; {flags.seed} came. Choose another.")
+    if flags.devices < 1:
+        raise UsageError(f"`--devices` is 1 or more; {flags.devices} came. Leave it out for one device.")
     if flags.resume is not None:
         if out is not None:
             raise UsageError("`--resume` goes on in the run's own folder. Leave out `--out`.")

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pathline.experiments.registry import Experiment
-from pathline.train.folders import new_folder, point_to
+from pathline.train.folders import BrokenFile, new_folder, point_to
+from pathline.train.stopping import importing
 
-__all__ = ["RUNS", "Options", "launch"]
+if TYPE_CHECKING:
+    from pathline.train.history import History
+
+__all__ = ["RUNS", "Options", "Refused", "launch"]
 
 RUNS = Path("runs")
+
+
+class Refused(ValueError):
+    """An experiment refused its settings at its door, not in the middle of a fit; ``__cause__`` is its own error."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +59,13 @@ def launch(
 
     Raises:
         DeviceError: Where the device is not there.
+        Refused: Where the experiment does not take its settings.
+        BrokenFile: Where a file of a resumed run cannot be read.
         FileExistsError: Where ``out`` already holds a run.
         KeyboardInterrupt: After Ctrl-C, when checkpoint and report are written.
     """
-    from pathline.train.run import Run, make_fabric
+    with importing():
+        from pathline.train.run import Run, make_fabric
 
     options = options or Options()
     if config is None:
@@ -68,12 +80,31 @@ def launch(
     )  # fmt: skip
     if run.writes and run.folder.parent.resolve() == RUNS.resolve():
         point_to(run.folder)
-    return run.folder, run.carry_out(experiment)
+    try:
+        return run.folder, run.carry_out(experiment)
+    except BrokenFile:
+        raise
+    except (ValueError, TypeError) as error:
+        if run.replay is not None or not _at_the_door(error, list(run.histories.values())):
+            raise
+        raise Refused(f"{type(error).__name__}: {error}") from error
+
+
+def _at_the_door(error: Exception, histories: Sequence[History]) -> bool:
+    """Whether an error is about settings: before any step, or between two fits in words of pathline itself."""
+    if not any(history.steps for history in histories):
+        return True
+    if any(history.stopped == "running" and history.steps for history in histories):
+        return False
+    innermost = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(__file__).resolve().parents[1] in Path(innermost.filename).resolve().parents
 
 
 def _folder(experiment: Experiment, options: Options, first: bool) -> Path:
     if options.out is None:
         return new_folder(RUNS, experiment.name) if first else RUNS  # the others are told by the first
+    if first and options.out.exists() and not options.out.is_dir():
+        raise FileExistsError(f"`--out` names a folder; {options.out} is a file. Choose another `--out`.")
     if first and not options.resumed and options.replay is None and (options.out / "config.yaml").exists():
         raise FileExistsError(
             f"{options.out} already holds a run. Choose another `--out`, or go on with it: "

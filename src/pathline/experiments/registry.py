@@ -16,6 +16,7 @@ from typing import Any
 
 from pathline.experiments.spec import About, Expected
 from pathline.train.configs import did_you_mean, replaced
+from pathline.train.stopping import importing
 
 __all__ = ["Experiment", "UnknownExperiment", "experiments", "find", "search"]
 
@@ -82,7 +83,9 @@ class Experiment:
 
     def __call__(self, config: Any, run: Any) -> None:
         """Carry it out; this imports torch."""
-        importlib.import_module(self.package).run(config, run)
+        with importing():
+            module = importlib.import_module(self.package)
+        module.run(config, run)
 
     def matches(self, words: tuple[str, ...]) -> bool:
         """Whether each word occurs in the name, the label or the paper."""

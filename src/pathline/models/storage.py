@@ -43,6 +43,7 @@ def save(model: nn.Module, directory: str | Path) -> Path:
 
     Raises:
         NotStorable: A part has no description, such as a lambda.
+        ValueError: ``directory`` is a file.
 
     Example:
         >>> import tempfile
@@ -63,6 +64,8 @@ def save(model: nn.Module, directory: str | Path) -> Path:
     }
     state = _tensors(model)
     directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"`directory` is a folder; {directory} is a file. Choose another name, or delete the file.")
     directory.mkdir(parents=True, exist_ok=True)
     _safetensors().save_file(state, directory / _WEIGHTS)
     (directory / _CONFIG).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
@@ -83,15 +86,24 @@ def load(directory: str | Path, *own: Any, device: torch.device | str = "cpu") -
 
     Raises:
         FileNotFoundError: No model lies there.
-        ValueError: Another format, a newer version, weights that do not fit, or a class of yours that was not passed.
+        ValueError: Another format, a newer version, weights that do not fit, a class of yours that was not passed, or a
+            file that is cut off or damaged.
     """
     directory = Path(directory)
     config = _read_config(directory)
-    model = _Decoder(own).value(config["model"])
-    state = _safetensors().load_file(directory / _WEIGHTS)
+    state = _read_weights(directory)
+    try:
+        model = _Decoder(own).value(config["model"])
+    except KeyError as error:
+        raise _broken(directory / _CONFIG, f"a part of the model lacks {error}") from error
+    if not isinstance(model, nn.Module):
+        raise _broken(directory / _CONFIG, f"`model` describes a {type(model).__name__}")
     _fill(model, state, directory)
     for name in config["frozen"]:
-        model.get_parameter(name).requires_grad_(False)
+        try:
+            model.get_parameter(name).requires_grad_(False)
+        except AttributeError as error:
+            raise _broken(directory / _CONFIG, f"`frozen` names {name!r}, which is no parameter") from error
     return model.train(config["training"]).to(device)
 
 
@@ -311,15 +323,35 @@ def _read_config(directory: Path) -> dict[str, Any]:
             raise FileNotFoundError(
                 f"A saved model is a folder with {_CONFIG} and {_WEIGHTS}, but {directory} has no {name}."
             )
-    config = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+    try:
+        config = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _broken(directory / _CONFIG, error) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{directory / _CONFIG} is not the description of a pathline model.")
+    kinds = {"version": int, "training": bool, "frozen": list, "model": dict}
+    for key, kind in kinds.items():
+        if not isinstance(config.get(key), kind):
+            raise _broken(directory / _CONFIG, f"`{key}` is missing or no {kind.__name__}")
     if config["version"] > VERSION:
         raise ValueError(
             f"This model was saved in format {config['version']}, and this pathline reads up to {VERSION}. "
             "Try pip install --upgrade pathline."
         )
     return config
+
+
+def _read_weights(directory: Path) -> dict[str, Tensor]:
+    load_file = _safetensors().load_file
+    broken = importlib.import_module("safetensors").SafetensorError
+    try:
+        return load_file(directory / _WEIGHTS)
+    except (broken, ValueError, KeyError) as error:
+        raise _broken(directory / _WEIGHTS, error) from error
+
+
+def _broken(path: Path, reason: object) -> ValueError:
+    return ValueError(f"{path} is no file that `save` wrote, or it is damaged ({reason}). Save the model again.")
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], directory: Path) -> None:

@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+
+from pathline.train.folders import BrokenFile
 
 __all__ = ["FORMAT", "random_state", "read_folder", "read_tree", "restore_random_state", "write_folder", "write_tree"]
 
@@ -41,14 +44,24 @@ def read_tree(folder: Path, name: str) -> Any:
 
     Raises:
         ValueError: For a layout that a later version wrote.
+        BrokenFile: For a file that is missing, cut off or damaged.
     """
-    document = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    if document["format"] > FORMAT:
+    path, advice = folder / f"{name}.json", f"Delete the folder {folder.parent} to start this fit again."
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        version, tree = int(document["format"]), document["tree"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BrokenFile(path, error, advice) from error
+    if version > FORMAT:
         raise ValueError(
-            f"The checkpoint {folder.name}/{name}.json has format {document['format']}; this version reads up to "
+            f"The checkpoint {folder.name}/{name}.json has format {version}; this version reads up to "
             f"{FORMAT}. Update pathline to read it."
         )
-    return _unpack(document["tree"], load_file(folder / f"{name}.safetensors"))
+    path = folder / f"{name}.safetensors"
+    try:
+        return _unpack(tree, load_file(path))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise BrokenFile(path, error, advice) from error
 
 
 def write_folder(folder: Path, trees: Mapping[str, Any]) -> None:

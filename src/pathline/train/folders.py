@@ -9,9 +9,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["latest", "new_folder", "point_to", "read_json", "resolve", "write_json"]
+__all__ = ["BrokenFile", "latest", "new_folder", "point_to", "read_json", "resolve", "write_json"]
 
 POINTER = "latest"
+
+
+class BrokenFile(ValueError):
+    """A file of a run folder cannot be read: cut off, or changed by hand."""
+
+    def __init__(self, path: Path, reason: object, advice: str) -> None:
+        first = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+        super().__init__(f"{path} cannot be read; it is broken ({first.rstrip('.')}). {advice}")
 
 
 def new_folder(root: Path, name: str) -> Path:
@@ -76,8 +84,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What :func:`write_json` wrote; the numbers in texts stay texts, which ``float`` reads."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What :func:`write_json` wrote; the numbers in texts stay texts, which ``float`` reads.
+
+    Raises:
+        BrokenFile: Where the file is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BrokenFile(path, error, "Delete it and go on with the run with `--resume`, or run anew.") from error
 
 
 def _strict(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import json
 import math
@@ -17,11 +18,35 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
 from pathline.train.charts import Series, line_chart
-from pathline.train.folders import read_json
+from pathline.train.folders import BrokenFile, read_json
 
 __all__ = ["number", "read_history", "verdict", "write_report"]
 
 SUPERSCRIPTS = {ord(plain): ord(raised) for plain, raised in zip("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)}
+
+_NEEDED = (
+    "experiment",
+    "preset",
+    "seed",
+    "status",
+    "message",
+    "changed",
+    "answer",
+    "metrics",
+    "missing",
+    "fits",
+    "title",
+    "summary",
+    "authors",
+    "year",
+    "paper",
+    "started",
+    "seconds",
+    "tables",
+    "figures",
+    "notes",
+)
+"""Keys of ``metrics.json`` that a report reads."""
 
 LARGEST_SVG = 400_000
 """Bytes above which a figure is embedded as PNG: vector drawings with very many paths are slow on a phone."""
@@ -35,8 +60,13 @@ def write_report(folder: Path) -> Path:
 
     Raises:
         FileNotFoundError: Where the folder holds no ``metrics.json``.
+        BrokenFile: Where one of the files cannot be read.
     """
     results = read_json(folder / "metrics.json")
+    lacking = [key for key in _NEEDED if not isinstance(results, dict) or key not in results]
+    if lacking:
+        reason = f"it lacks {', '.join(lacking)}"
+        raise BrokenFile(folder / "metrics.json", reason, "Delete it and go on with the run with `--resume`.")
     environment = Environment(
         loader=PackageLoader("pathline.train", "templates"),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -114,11 +144,14 @@ def read_history(path: Path) -> dict[str, dict[str, list[float]]]:
     fits: dict[str, dict[str, list[float]]] = {}
     if not path.is_file():
         return fits
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            columns = fits.setdefault(row.pop("fit"), {name: [] for name in row})
-            for name, cell in row.items():
-                columns[name].append(float(cell) if cell else math.nan)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file, strict=True):
+                columns = fits.setdefault(row.pop("fit"), {name: [] for name in row})
+                for name, cell in row.items():
+                    columns[name].append(float(cell) if cell else math.nan)
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise BrokenFile(path, error, "Delete it: the report is then written without its curves.") from error
     return fits
 
 
@@ -216,15 +249,23 @@ def _flag(name: str, value: Any) -> str:
 def _failures(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [event for event in events if event["event"] in ("solve failed", "fit stopped")]
+    events: list[Any] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):  # a line is torn where the process was killed while it wrote
+            events.append(json.loads(line))
+    kinds = ("solve failed", "fit stopped")
+    return [event for event in events if isinstance(event, dict) and event.get("event") in kinds]
 
 
 def _text(path: Path) -> str:
     if not path.is_file():
         return ""
-    text = path.read_text(encoding="utf-8")
-    yaml.safe_load(text)  # a config that cannot be read again would be no record
+    try:
+        text = path.read_text(encoding="utf-8")
+        yaml.safe_load(text)  # a config that cannot be read again would be no record
+    except (ValueError, yaml.YAMLError) as error:
+        advice = "Write it anew: --print-config shows how it looks."
+        raise BrokenFile(path, " ".join(str(error).split()), advice) from error
     return text.rstrip()
 
 

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,7 @@ from torch import nn
 
 from pathline.train.configs import did_you_mean, to_plain
 from pathline.train.environment import environment
-from pathline.train.folders import read_json, write_json
+from pathline.train.folders import BrokenFile, read_json, write_json
 from pathline.train.history import History
 from pathline.train.stopping import FitStopped, OutOfTime
 
@@ -279,6 +280,7 @@ class Run:
             self.finish("stopped", str(error))
             raise
         except Exception as error:
+            self.event("traceback", error=f"{type(error).__name__}: {error}", frames=_frames(error))
             self.finish("failed", f"{type(error).__name__}: {error}")
             raise
         late = [name for name, history in self.histories.items() if history.stopped == "max-time"]
@@ -313,7 +315,13 @@ class Run:
 
     def _earlier_seconds(self) -> float:
         path = self.folder / "metrics.json"
-        return float(read_json(path)["seconds"]) if self.resumed and path.is_file() else 0.0
+        if not self.resumed or not path.is_file():
+            return 0.0
+        results = read_json(path)
+        try:
+            return float(results["seconds"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise BrokenFile(path, f"no number of seconds: {error!r}", "Delete it and resume again.") from error
 
 
 def make_fabric(device: str = "auto", devices: int = 1, precision: str = "32-true") -> Fabric:
@@ -376,6 +384,14 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _jsonable(item) for key, item in value.items()}
     return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _frames(error: BaseException) -> list[str]:
+    """Where it was raised, by the names of files alone: a run folder names no place of its machine."""
+    return [
+        f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+    ]
 
 
 def _close(figure: Figure) -> None:

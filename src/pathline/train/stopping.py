@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["FitStopped", "InterruptFlag", "Interrupted", "OutOfTime", "ReplayDone", "parse_duration"]
+__all__ = ["FitStopped", "InterruptFlag", "Interrupted", "OutOfTime", "ReplayDone", "importing", "parse_duration"]
 
 
 class FitStopped(RuntimeError):
@@ -63,6 +65,15 @@ class InterruptFlag:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Hold back Ctrl-C while packages are imported: one torn in the middle of its import fails in odd ways later."""
+    with InterruptFlag() as flag:
+        yield
+    if flag.signal is not None:
+        raise Interrupted("The run was interrupted while it started.", flag.signal)
 
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}

@@ -182,3 +182,26 @@ def test_a_model_of_the_first_release_still_loads():
     y1 = model(torch.tensor([[0.5, -1.0]], dtype=torch.float64))
     expected = torch.tensor([[-1.821626671638665, -3.7921262765521297]], dtype=torch.float64)
     torch.testing.assert_close(y1, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", "{"),
+        ("config.json", '{"format": "pathline-model"}'),
+        ("config.json", '{"format": "pathline-model", "version": 1, "training": true, "frozen": [], "model": {}}'),
+        ("model.safetensors", ""),
+        ("model.safetensors", "rubbish that is no header"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, name, text):
+    save(NeuralODE(fields.MLP(2)), tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=name):
+        load(tmp_path)
+
+
+def test_saving_over_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file"):
+        save(NeuralODE(fields.MLP(2)), tmp_path / "file")
