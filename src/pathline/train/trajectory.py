@@ -323,8 +323,9 @@ def trajectory_loss(
         y: Observations, shape ``(n, ...)``.
         strategy: ``"full"``, ``"horizon"``, ``"multiple-shooting"`` or ``"derivative-match"``.
         **options: Options of the strategy: ``Horizon(first=, grow=, bound=, patience=)``,
-            ``MultipleShooting(segment=, penalty=, growth=, last_penalty=)``, `DerivativeMatch(steps=, points=,
-            smoothing=, field=)``, and ``free_start=` for all but multiple shooting, whose starts are always free.
+            ``MultipleShooting(segment=, penalty=, growth=, last_penalty=)``,
+            ``DerivativeMatch(steps=, points=, smoothing=, field=)``; and ``free_start=`` for all but multiple
+            shooting, whose starts are always free.
 
     Returns:
         A callable module: ``loss()`` is the loss of this step, ``loss.error()`` that of plain shooting over the whole
