@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
+from pathline._registry import look_up
 from pathline.gradients.adjoint import Adjoint
 from pathline.gradients.backprop import Backprop
 from pathline.gradients.base import Gradient, Kept
@@ -24,12 +24,7 @@ def find_gradient(gradient: str | Gradient) -> Gradient:
         TypeError: neither a name nor a gradient.
     """
     if isinstance(gradient, str):
-        if gradient in GRADIENTS:
-            return GRADIENTS[gradient]
-        close = difflib.get_close_matches(gradient.lower(), GRADIENTS, n=1)
-        hint = f' Did you mean "{close[0]}"? The others:' if close else " There are:"
-        others = (name for name in GRADIENTS if name not in close)
-        raise ValueError(f'No gradient is called "{gradient}".{hint} {", ".join(others)}.')
+        return look_up("gradient", gradient, GRADIENTS)
     if callable(getattr(gradient, "solve", None)) and not isinstance(gradient, type):
         return gradient
     raise TypeError(f"`gradient` is a name or a Gradient object such as pathline.Adjoint(); it is {gradient!r}.")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
+from pathline._registry import look_up
 from pathline.solvers.base import Solver, Step
 from pathline.solvers.runge_kutta import RungeKutta
 from pathline.tableaus import TABLEAUS
@@ -28,12 +28,7 @@ def find_solver(method: str | Solver) -> Solver:
         TypeError: neither a name nor a solver.
     """
     if isinstance(method, str):
-        if method in METHODS:
-            return METHODS[method]
-        close = difflib.get_close_matches(method.lower(), METHODS, n=1)
-        hint = f' Did you mean "{close[0]}"? The others:' if close else " There are:"
-        others = (name for name in METHODS if name not in close)
-        raise ValueError(f'No solver is called "{method}".{hint} {", ".join(others)}.')
+        return look_up("solver", method, METHODS)
     if (
         not isinstance(method, type)
         and callable(getattr(method, "step", None))
