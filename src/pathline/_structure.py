@@ -127,11 +127,16 @@ def time_like(t: Tensor, leaf: Tensor) -> Tensor:
     Returns:
         ``(*batch, 1)``, in the dtype of ``leaf``.
 
+    Raises:
+        TypeError: ``t`` is no tensor.
+
     Example:
         >>> import torch, pathline
         >>> pathline.time_like(torch.tensor(0.5), torch.zeros(3, 2)).shape
         torch.Size([3, 1])
     """
+    if not isinstance(t, Tensor):
+        raise TypeError(f"`t` is the tensor that the field received; it is {t!r}. Pass torch.tensor({t!r}).")
     shape = (*leaf.shape[:-1], 1)
     return (
         t.reshape(t.shape[:1] + (1,) * (leaf.dim() - 1) if t.dim() else (1,) * leaf.dim()).to(leaf.dtype).expand(shape)

@@ -102,12 +102,20 @@ def sensitivity(
 
 def _cotangents(solution: Solution, loss: Tensor | Callable[[Any], Tensor]) -> Any:
     """``dL/dys`` in the structure of ``ys``."""
+    if not (isinstance(loss, Tensor) or callable(loss)):
+        raise TypeError(f"`loss` is a function of ys, or a scalar computed from solution.ys; it is {loss!r}.")
     if callable(loss) and not isinstance(loss, Tensor):
         with torch.enable_grad():
             ys = pytree.tree_map(lambda x: x.detach().requires_grad_(), solution.ys)
             value = loss(ys)
     else:
         ys, value = solution.ys, loss
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+        raise ValueError(
+            "`loss` is one number in the graph of ys; it is "
+            + (f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value))
+            + ". Return a scalar computed from ys, such as ys[-1].square().mean()."
+        )
     leaves, spec = pytree.tree_flatten(ys)
     grads = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
     return pytree.tree_unflatten(

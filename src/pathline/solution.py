@@ -76,7 +76,15 @@ class Solution:
 
         Returns:
             A 0-d tensor.
+
+        Raises:
+            ValueError: another number of rows.
         """
+        if values.dim() == 0 or len(values) != len(self.valid):
+            raise ValueError(
+                f"`values` has one row for each of the {len(self.valid)} times; its shape is {tuple(values.shape)}. "
+                "Reduce over samples and components only."
+            )
         mask = self.valid.reshape(-1, *(1,) * (values.dim() - 1))
         count = self.valid.sum() * values[0].numel()
         return torch.where(mask, values, torch.zeros_like(values)).sum() / count

@@ -107,6 +107,7 @@ def solve(
         Chen, Rubanova, Bettencourt, Duvenaud (2018), Neural Ordinary Differential Equations.
     """
     _refuse_unavailable(events, clock, compile, on_failure)
+    _check_kinds(save, progress, hooks)
     structure = Structure(y0)
     flat = y0.clone() if structure.plain else structure.ravel(y0)  # nothing inside reaches the caller's tensor
     _check_start(flat)
@@ -157,6 +158,15 @@ def _refuse_unavailable(events: Sequence[Any], clock: str, compile: bool, on_fai
         raise ValueError(f'`on_failure` is "raise" or "return"; it is {on_failure!r}.')
 
 
+def _check_kinds(save: Any, progress: Any, hooks: Any) -> None:
+    if save is not None and not isinstance(save, Save):
+        raise TypeError(f"`save` is a Save object; it is {save!r}. Pass pathline.Save(dense=True), for example.")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"`progress` is a function of the fraction done; it is {progress!r}. Pass print, for example.")
+    if hooks is not None and not isinstance(hooks, Hooks):
+        raise TypeError(f"`hooks` is a Hooks object; it is {hooks!r}. Pass pathline.Hooks(on_accept=...).")
+
+
 def _check_start(y0: Tensor) -> None:
     if transforming():
         if torch._C._functorch.is_batchedtensor(y0):  # pyright: ignore[reportAttributeAccessIssue]
@@ -197,12 +207,12 @@ def _times(t: Any, y0: Tensor) -> tuple[list[float], Tensor | None, Tensor]:
     if ts.dim() != 1 or len(ts) == 0:
         raise ValueError(f"`t` is a 1-d tensor of at least one time; it has shape {tuple(ts.shape)}.")
     if ts.is_complex() or ts.dtype == torch.bool:
-        raise TypeError(f"`t` is real; it has dtype {ts.dtype}.")
+        raise TypeError(f"`t` is real; it has dtype {ts.dtype}. Pass t.real or t.float().")
     if not ts.is_floating_point():
         ts = ts.double()  # float32 would merge large integers
     times: list[float] = ts.detach().tolist()
     if not all(map(math.isfinite, times)):
-        raise ValueError(f"`t` is finite; it holds {next(x for x in times if not math.isfinite(x))}.")
+        raise ValueError(f"`t` is finite; it holds {next(x for x in times if not math.isfinite(x))}. Drop such times.")
     sign = 1.0 if times[-1] >= times[0] else -1.0
     for i, (a, b) in enumerate(itertools.pairwise(times)):
         if (b - a) * sign < 0:
@@ -220,14 +230,18 @@ def _as_times(t: Any, device: torch.device) -> Tensor:
     except TypeError:
         items = []
     if not items:
-        raise TypeError(f"`t` is a tensor of times, or (t0, t1); it is {t!r}.")
+        raise TypeError(
+            f"`t` is a tensor of times, or (t0, t1); it is {t!r}. Pass torch.linspace(0, 1, 11), for example."
+        )
     if any(isinstance(x, Tensor) for x in items):
         wide = [torch.as_tensor(x, dtype=torch.float64, device=device) for x in items]
         return torch.stack(wide) if all(x.dim() == 0 for x in wide) else torch.cat(wide)
     try:
         return torch.from_numpy(np.array(items, dtype=np.float64)).to(device)
     except (TypeError, ValueError):
-        raise TypeError(f"`t` is a tensor of times, or (t0, t1); it is {t!r}.") from None
+        raise TypeError(
+            f"`t` is a tensor of times, or (t0, t1); it is {t!r}. Pass torch.linspace(0, 1, 11), for example."
+        ) from None
 
 
 def _controller(

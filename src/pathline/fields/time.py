@@ -34,6 +34,9 @@ class WithTime(nn.Module):
         net: Any module that maps one channel more than the state has to the state's channels.
         dim: The channel dimension: -1 for vectors, 1 for images.
 
+    Raises:
+        TypeError: ``net`` is no module.
+
     Example:
         >>> import torch
         >>> from torch import nn
@@ -44,6 +47,8 @@ class WithTime(nn.Module):
 
     def __init__(self, net: nn.Module, dim: int = -1) -> None:
         super().__init__()
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"`net` is a module, but {type(net).__name__} came. Try with_time(torch.nn.Linear(3, 2)).")
         self.net = net
         self.dim = dim
 

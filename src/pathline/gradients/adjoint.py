@@ -46,6 +46,9 @@ class Adjoint:
         rtol, atol: tolerances of the backward solve.
         controller: its controller.
 
+    Raises:
+        ValueError: a negative tolerance, or a method that does not exist.
+
     References:
         Chen, Rubanova, Bettencourt, Duvenaud (2018), Neural Ordinary Differential Equations, appendix B and C.
         Kidger, Chen, Lyons (2021), "Hey, that's not an ODE": Faster ODE adjoints via seminorms.
@@ -55,6 +58,14 @@ class Adjoint:
     rtol: float | None = None
     atol: float | None = None
     controller: Controller | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rtol", "atol"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"`{name}` is a number >= 0, or None for that of the forward solve; it is {value!r}.")
+        if self.method is not None:
+            find_solver(self.method)
 
     def solve(self, problem: Problem, y0: Tensor, t: Tensor | None, args: Any, field: Any) -> Kept:
         """Solve under one autograd function; ``Save(fn=...)`` is applied to its rows."""

@@ -187,6 +187,11 @@ class NeuralODE(nn.Module):
             return y0
         if not isinstance(y0, Tensor):
             raise TypeError(f"`augment` needs a state that is one tensor, but {type(y0).__name__} came.")
+        if not -y0.dim() <= self.augment_dim < y0.dim():
+            raise ValueError(
+                f"`augment_dim` = {self.augment_dim} is no dimension of a state of shape {tuple(y0.shape)}. "
+                "It is -1 for vectors, 1 for the channels of images."
+            )
         shape = list(y0.shape)
         shape[self.augment_dim] = self.augment
         return torch.cat([y0, y0.new_zeros(shape)], self.augment_dim)

@@ -105,6 +105,8 @@ def fit(  # noqa: C901 - the whole loop in one place, to be read from top to bot
         >>> history.final_loss < 1e-3
         True
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` is a torch.nn.Module, but {type(model).__name__} came.")
     _check_options(steps, lbfgs_steps, batches, evaluate_every, patience)
     fabric = run.fabric if run is not None else _fabric_of(model)
     updates = make_optimizer(optimizer, model.parameters(), lr)
