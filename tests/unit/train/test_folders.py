@@ -116,9 +116,9 @@ def test_a_notebook_gets_one_line_that_changes(monkeypatch: pytest.MonkeyPatch):
         pass
 
     ipython = types.ModuleType("IPython")
-    ipython.get_ipython = ZMQInteractiveShell  # type: ignore[attr-defined]
+    ipython.get_ipython = ZMQInteractiveShell  # type: ignore[attr-defined]  # a stand-in for a notebook
     display = types.ModuleType("IPython.display")
-    display.display = lambda data, raw, display_id: Handle()  # type: ignore[attr-defined]
+    display.display = lambda data, raw, display_id: Handle()  # type: ignore[attr-defined]  # the same
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", display)
     with Progress("net", 10) as progress:
