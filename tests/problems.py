@@ -1,7 +1,8 @@
 """One catalogue of initial value problems, for the tests and for the benchmarks.
 
 Every problem knows its answer: a closed form where there is one, otherwise a state at the end of its span that
-`python -m benchmarks.references` computed with an independent solver and stored in `references.json`.
+`python -m benchmarks.references` computed with an independent solver and stored in `references.json`. Stiff problems know it at several times: their end alone is often an equilibrium, which says
+little about the way there.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ __all__ = [
     "NONLINEAR",
     "NON_AUTONOMOUS",
     "ORDER_PROBLEMS",
+    "PLEIADES",
     "PROBLEMS",
+    "STIFF",
     "Problem",
 ]
 
@@ -42,12 +45,12 @@ REFERENCES = Path(__file__).with_name("references.json")
 
 
 @cache
-def _references() -> dict[str, dict[str, list[float]]]:
+def _references() -> dict[str, dict[str, list[list[float]]]]:
     return json.loads(REFERENCES.read_text())["problems"]
 
 
-def _stored(name: str) -> Callable[[], Sequence[float]]:
-    return lambda: _references()[name]["y1"]
+def _stored(name: str) -> Callable[[], Sequence[Sequence[float]]]:
+    return lambda: _references()[name]["rows"]
 
 
 # --- classics ---------------------------------------------------------------------------------------------------------
@@ -284,4 +287,265 @@ ENRIGHT_PRYCE: tuple[Problem, ...] = (
     _enright_pryce("E5", _e5, (0.0, 0.0), "a linear pursuit", _e5_exact),
 )
 
-PROBLEMS: dict[str, Problem] = {p.name: p for p in (*ORDER_PROBLEMS, *CLASSICS, *ENRIGHT_PRYCE)}
+
+# --- the Pleiades: seven stars in a plane, of masses 1 to 7 (Hairer, Norsett, Wanner 1993, II.10) ------------------------
+
+
+def _pleiades(t: Tensor, y: Tensor) -> Tensor:
+    place, velocity = y.unflatten(-1, (4, 7))[..., :2, :], y[..., 14:]
+    apart = place.unsqueeze(-2) - place.unsqueeze(-1)  # (2, i, j): from star i to star j
+    mass = torch.arange(1, 8, dtype=y.dtype)
+    cube = (apart.square().sum(-3, keepdim=True) + torch.eye(7, dtype=y.dtype)) ** 1.5
+    return torch.cat((velocity, (mass * apart / cube).sum(-1).flatten(-2)), -1)
+
+
+_STARS = (
+    (3.0, 3.0, -1.0, -3.0, 2.0, -2.0, 2.0),
+    (3.0, -3.0, 2.0, 0.0, 0.0, -4.0, 4.0),
+    (0.0, 0.0, 0.0, 0.0, 0.0, 1.75, -1.5),
+    (0.0, 0.0, 0.0, -1.25, 1.0, 0.0, 0.0),
+)
+PLEIADES = Problem(
+    name="Pleiades",
+    field=_pleiades,
+    y0=tuple(value for row in _STARS for value in row),
+    span=(0.0, 3.0),
+    reference=_stored("Pleiades"),
+    stiffness=100.0,
+    tags=frozenset({"nonlinear", "autonomous"}),
+    about="seven stars in a plane, with close encounters",
+)
+
+
+# --- stiff problems (Hairer and Wanner 1996; Mazzia and Magherini, Test Set for IVP Solvers, 2008) ----------------------
+
+
+def robertson(t: Tensor, y: Tensor, rates: Sequence[float | Tensor] = (0.04, 3e7, 1e4)) -> Tensor:
+    """Robertson's reaction A -> B, 2 B -> B + C, B + C -> A + C; ``rates`` broadcast against the batch."""
+    slow, fast, middle = rates
+    a, b, c = y.unbind(-1)
+    first, second, third = slow * a, fast * b * b, middle * b * c
+    return torch.stack((third - first, first - third - second, second), -1)
+
+
+def _van_der_pol_scaled(mu: float) -> Rate:
+    """Van der Pol's equation in the slow time, with 1 / mu before the derivative of the second component."""
+
+    def rate(t: Tensor, y: Tensor) -> Tensor:
+        u, v = y.unbind(-1)
+        return torch.stack((v, mu * ((1.0 - u * u) * v - u)), -1)
+
+    return rate
+
+
+def _hires(t: Tensor, y: Tensor) -> Tensor:
+    y1, y2, y3, y4, y5, y6, y7, y8 = y.unbind(-1)
+    bound = 280.0 * y6 * y8
+    return torch.stack(
+        (
+            -1.71 * y1 + 0.43 * y2 + 8.32 * y3 + 0.0007,
+            1.71 * y1 - 8.75 * y2,
+            -10.03 * y3 + 0.43 * y4 + 0.035 * y5,
+            8.32 * y2 + 1.71 * y3 - 1.12 * y4,
+            -1.745 * y5 + 0.43 * y6 + 0.43 * y7,
+            -bound + 0.69 * y4 + 1.71 * y5 - 0.43 * y6 + 0.69 * y7,
+            bound - 1.81 * y7,
+            -bound + 1.81 * y7,
+        ),
+        -1,
+    )
+
+
+def _oregonator(t: Tensor, y: Tensor) -> Tensor:
+    u, v, w = y.unbind(-1)
+    return torch.stack((77.27 * (v + u * (1.0 - 8.375e-6 * u - v)), (w - (1.0 + u) * v) / 77.27, 0.161 * (u - w)), -1)
+
+
+# Air pollution over the Netherlands (Verwer 1994): rate constant, reactants, products; species are numbered from 1.
+_REACTIONS: tuple[tuple[float, tuple[int, ...], tuple[int, ...]], ...] = (
+    (0.35, (1,), (2, 3)),
+    (26.6, (2, 4), (1,)),
+    (1.23e4, (5, 2), (6, 1)),
+    (8.6e-4, (7,), (5, 5, 8)),
+    (8.2e-4, (7,), (8,)),
+    (1.5e4, (7, 6), (5, 8)),
+    (1.3e-4, (9,), (10, 5, 8)),
+    (2.4e4, (9, 6), (11,)),
+    (1.65e4, (11, 2), (10, 12, 1)),
+    (9e3, (11, 1), (13,)),
+    (0.022, (13,), (11, 1)),
+    (1.2e4, (10, 2), (14, 1)),
+    (1.88, (14,), (7, 5)),
+    (1.63e4, (1, 6), (15,)),
+    (4.8e6, (3,), (4,)),
+    (3.5e-4, (4,), (16,)),
+    (0.0175, (4,), (3,)),
+    (1e8, (16,), (6, 6)),
+    (4.44e11, (16,), (3,)),
+    (1.24e3, (17, 6), (18, 5)),
+    (2.1, (19,), (2,)),
+    (5.78, (19,), (1, 3)),
+    (0.0474, (1, 4), (19,)),
+    (1.78e3, (19, 1), (20,)),
+    (3.12, (20,), (19, 1)),
+)
+
+
+def _stoichiometry(species: int) -> Tensor:
+    """``(reactions, species)``: what one event of each reaction adds."""
+    change = torch.zeros(len(_REACTIONS), species, dtype=torch.float64)
+    for row, (_, reactants, products) in zip(change, _REACTIONS, strict=True):
+        for i in reactants:
+            row[i - 1] -= 1.0
+        for i in products:
+            row[i - 1] += 1.0
+    return change
+
+
+def _pollution(t: Tensor, y: Tensor) -> Tensor:
+    constants = torch.tensor([k for k, _, _ in _REACTIONS], dtype=y.dtype)
+    first, second = (torch.tensor(column) for column in zip(*((r + (21,))[:2] for _, r, _ in _REACTIONS), strict=True))
+    known = torch.cat((y, torch.ones_like(y[..., :1])), -1)  # a missing partner counts as one
+    events = constants * known[..., first - 1] * known[..., second - 1]
+    return events @ _stoichiometry(20).to(y.dtype)
+
+
+def _second_difference(y: Tensor, left: float, right: float) -> Tensor:
+    """``(n + 1)^2 (y_(i-1) - 2 y_i + y_(i+1))`` with given values at both ends of the unit interval."""
+    padded = torch.cat((torch.full_like(y[..., :1], left), y, torch.full_like(y[..., :1], right)), -1)
+    return (y.shape[-1] + 1) ** 2 * (padded[..., :-2] - 2.0 * y + padded[..., 2:])
+
+
+def _points(n: int) -> list[float]:
+    return [i / (n + 1) for i in range(1, n + 1)]
+
+
+def _heated(t: Tensor, y: Tensor) -> Tensor:
+    x = torch.arange(1, y.shape[-1] + 1, dtype=y.dtype) / (y.shape[-1] + 1)
+    return _second_difference(y, 0.0, 0.0) + 20.0 * torch.sin(math.pi * x) * torch.cos(5.0 * t)
+
+
+def _heated_exact(n: int) -> Curve:
+    """Sine modes of the difference equation: those of the start decay, the first one is driven."""
+    x = torch.tensor(_points(n), dtype=torch.float64)
+    k = torch.arange(1, n + 1, dtype=torch.float64)
+    modes = torch.sin(math.pi * k[:, None] * x)
+    decay = 4.0 * (n + 1) ** 2 * torch.sin(0.5 * math.pi * k / (n + 1)) ** 2
+    start = 2.0 / (n + 1) * modes @ torch.tensor(_box(n), dtype=torch.float64)
+
+    def curve(t: float) -> Sequence[float]:
+        slow = float(decay[0])
+        driven = slow * (math.cos(5.0 * t) - math.exp(-slow * t)) + 5.0 * math.sin(5.0 * t)
+        amplitude = start * torch.exp(-decay * t)
+        amplitude[0] += 20.0 * driven / (slow * slow + 25.0)
+        return (amplitude @ modes).tolist()
+
+    return curve
+
+
+def _box(n: int) -> list[float]:
+    """One in the middle half, zero outside: every mode is excited."""
+    return [1.0 if 0.25 < x < 0.75 else 0.0 for x in _points(n)]
+
+
+def _brusselator(t: Tensor, y: Tensor) -> Tensor:
+    u, v = y.unflatten(-1, (2, -1)).unbind(-2)
+    made = u * u * v
+    du = 1.0 + made - 4.0 * u + 0.02 * _second_difference(u, 1.0, 1.0)
+    dv = 3.0 * u - made + 0.02 * _second_difference(v, 3.0, 3.0)
+    return torch.cat((du, dv), -1)
+
+
+def _stiff(
+    name: str,
+    rate: Rate,
+    y0: Sequence[float],
+    times: tuple[float, ...],
+    atol: float,
+    stiffness: float,
+    about: str,
+    exact: Curve | None = None,
+) -> Problem:
+    return Problem(
+        name=name,
+        field=rate,
+        y0=tuple(y0),
+        span=(0.0, times[-1]),
+        exact=exact,
+        reference=_stored(name),
+        times=times,
+        atol=atol,
+        stiffness=stiffness,
+        tags=frozenset({"stiff", "nonlinear"} if exact is None else {"stiff"}),
+        about=about,
+    )
+
+
+ROBERTSON = _stiff(
+    "Robertson",
+    robertson,
+    (1.0, 0.0, 0.0),
+    (*(0.4 * 10.0**k for k in range(11)), 1e11),
+    1e-6,
+    1e4,
+    "three chemicals, rates over nine decades",
+)
+VAN_DER_POL_MILLION = _stiff(
+    "van der Pol, mu=1e6",
+    _van_der_pol_scaled(1e6),
+    (2.0, 0.0),
+    (0.5, 1.0, 1.5, 2.0),
+    1e-4,
+    3e6,
+    "a relaxation oscillation in its slow time",
+)
+HIRES = _stiff(
+    "HIRES",
+    _hires,
+    (*_unit(7), 0.0057),
+    (1.0, 10.0, 100.0, 300.0, 321.8122),
+    1e-4,
+    300.0,
+    "the response of a plant to light",
+)
+OREGONATOR = _stiff(
+    "Oregonator",
+    _oregonator,
+    (1.0, 2.0, 3.0),
+    (30.0, 90.0, 150.0, 210.0, 270.0, 330.0, 360.0),
+    1e-4,
+    1e5,
+    "the Belousov-Zhabotinsky reaction",
+)
+_AIR = {2: 0.2, 4: 0.04, 7: 0.1, 8: 0.3, 9: 0.01, 17: 0.007}
+POLLU = _stiff(
+    "POLLU",
+    _pollution,
+    [_AIR.get(i, 0.0) for i in range(1, 21)],
+    (0.1, 1.0, 10.0, 60.0),
+    1e-4,
+    4.4e11,
+    "20 pollutants of the air, 25 reactions",
+)
+HEAT = _stiff(
+    "heat, n=400",
+    _heated,
+    _box(400),
+    (0.001, 0.01, 0.1, 0.5, 1.0),
+    1e-2,
+    6.4e5,
+    "a rod with a jump at the start and a swinging source",
+    _heated_exact(400),
+)
+BRUSSELATOR = _stiff(
+    "Brusselator, n=200",
+    _brusselator,
+    [1.0 + math.sin(2.0 * math.pi * x) for x in _points(100)] + [3.0] * 100,
+    (1.0, 3.0, 6.0, 10.0),
+    1e-2,
+    820.0,
+    "two chemicals that react and diffuse on 100 points",
+)
+STIFF: tuple[Problem, ...] = (ROBERTSON, VAN_DER_POL_MILLION, HIRES, OREGONATOR, POLLU, HEAT, BRUSSELATOR)
+
+PROBLEMS: dict[str, Problem] = {p.name: p for p in (*ORDER_PROBLEMS, *CLASSICS, *ENRIGHT_PRYCE, PLEIADES)}

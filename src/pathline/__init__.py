@@ -21,9 +21,17 @@ _HOMES = {
     "pathline.solvers": ("METHODS",),
     "pathline.solving": ("solve",),
     "pathline.stats": ("Stats",),
-    "pathline.status": ("MaxStepsError", "NonFiniteError", "SolveError", "Status", "StepSizeUnderflow"),
+    "pathline.status": (
+        "MaxStepsError",
+        "NewtonError",
+        "NonFiniteError",
+        "SolveError",
+        "Status",
+        "StepSizeUnderflow",
+        "ZenoError",
+    ),
     "pathline.tableaus": ("Tableau",),
-    "pathline.terms": ("ODE", "Term"),
+    "pathline.terms": ("ODE", "PerSample", "Separable", "Sum", "Term"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _ROOMS = ("controls", "data", "experiments", "fields", "models", "nets", "plotting", "testing", "train")
@@ -40,9 +48,17 @@ if TYPE_CHECKING:
     from pathline.solvers import METHODS
     from pathline.solving import solve
     from pathline.stats import Stats
-    from pathline.status import MaxStepsError, NonFiniteError, SolveError, Status, StepSizeUnderflow
+    from pathline.status import (
+        MaxStepsError,
+        NewtonError,
+        NonFiniteError,
+        SolveError,
+        Status,
+        StepSizeUnderflow,
+        ZenoError,
+    )
     from pathline.tableaus import Tableau
-    from pathline.terms import ODE, Term
+    from pathline.terms import ODE, PerSample, Separable, Sum, Term
 
 __all__ = [
     "GRADIENTS",
@@ -57,16 +73,21 @@ __all__ = [
     "Hooks",
     "MaxStepsError",
     "NeuralODE",
+    "NewtonError",
     "NonFiniteError",
+    "PerSample",
     "ResNet",
     "Save",
+    "Separable",
     "Solution",
     "SolveError",
     "Stats",
     "Status",
     "StepSizeUnderflow",
+    "Sum",
     "Tableau",
     "Term",
+    "ZenoError",
     "load",
     "save",
     "sensitivity",

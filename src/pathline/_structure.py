@@ -17,12 +17,16 @@ class Structure:
 
     Args:
         example: the state; its leaves are tensors of one dtype on one device.
+        rows: each entry of the first dimension is a sample with a clock of its own; a structure becomes one vector for
+            each of them, ``(batch, width)``, and any number of samples may pass.
 
     Raises:
         TypeError: a leaf is no tensor, is not floating or complex, or the leaves disagree in dtype or device.
+        ValueError: with ``rows``, the leaves have no first dimension in common.
     """
 
-    def __init__(self, example: Any) -> None:
+    def __init__(self, example: Any, *, rows: bool = False) -> None:
+        self.rows = rows
         self.plain = isinstance(example, Tensor)
         leaves, self.spec = ([example], _TENSOR) if self.plain else pytree.tree_flatten(example)
         if not leaves:
@@ -38,7 +42,15 @@ class Structure:
                 )
         self.dtype, self.device = first.dtype, first.device
         self.shapes = [leaf.shape for leaf in leaves]
-        self.sizes = [leaf.numel() for leaf in leaves]
+        if rows and (not all(self.shapes) or len({shape[0] for shape in self.shapes}) > 1):
+            raise ValueError(
+                'clock="per-sample" gives each entry of the first dimension a clock of its own, and `y0` has '
+                f"{'no dimensions' if not all(self.shapes) else f'first dimensions that differ: {self}'}. "
+                "Add the batch with y0.unsqueeze(0)."
+            )
+        self.shapes = [shape[1:] if rows else shape for shape in self.shapes]
+        self.widths = [shape.numel() for shape in self.shapes]
+        self._lead = 1 if rows else 0
 
     def ravel(self, state: Any, what: str = "`f`") -> Tensor:
         """One tensor out of a state of this structure."""
@@ -52,10 +64,11 @@ class Structure:
             raise TypeError(
                 f"{what} returned {_describe(state)} for a state of structure {self}. Return the same kind."
             )
-        return torch.cat([self._checked(leaf, i, given, what).reshape(-1) for i, leaf in enumerate(leaves)])
+        checked = [self._checked(leaf, i, given, what) for i, leaf in enumerate(leaves)]
+        return torch.cat([leaf.reshape(*leaf.shape[: self._lead], -1) for leaf in checked], dim=-1)
 
     def _checked(self, leaf: Any, index: int, state: Any, what: str) -> Tensor:
-        if not isinstance(leaf, Tensor) or leaf.shape != self.shapes[index]:
+        if not isinstance(leaf, Tensor) or leaf.shape[self._lead :] != self.shapes[index]:
             raise ValueError(
                 f"{what} returned {_describe(state)} for a state of structure {self}. "
                 "A field returns dy in the shapes of y."
@@ -74,7 +87,7 @@ class Structure:
         if self.plain:
             return flat
         lead = flat.shape[:-1]
-        parts = flat.split(self.sizes, dim=-1)
+        parts = flat.split(self.widths, dim=-1)
         return pytree.tree_unflatten(
             [part.reshape(lead + shape) for part, shape in zip(parts, self.shapes, strict=True)], self.spec
         )
@@ -84,14 +97,23 @@ class Structure:
         if self.plain:
             return rows
         leaves = pytree.tree_leaves(rows)
-        return torch.cat([leaf.reshape(len(leaf), -1) for leaf in leaves], dim=1)
+        return torch.cat([leaf.reshape(*leaf.shape[: 1 + self._lead], -1) for leaf in leaves], dim=-1)
+
+    def leaf(self, x: Tensor, index: int) -> Tensor:
+        """One leaf from its flat part."""
+        return x.reshape(x.shape[:-1] + self.shapes[index])
+
+    def half(self, x: Tensor, index: int) -> torch.Size:
+        """The shape of the other leaf, where one leaf's flat part is ``x``."""
+        return x.shape if self.plain else x.shape[:-1] + self.shapes[index]
 
     def broadcast(self, value: Any, like: Tensor, name: str) -> float | Tensor:
         """A tolerance for every element: a number, a tensor that broadcasts to the state, or a structure of them."""
         if isinstance(value, int | float):
             return float(value)
         if self.plain and isinstance(value, Tensor):
-            return _broadcast(value.to(like), like.shape, name)
+            value = _broadcast(value.to(like), like.shape, name)
+            return value.reshape((1,) * (like.dim() - value.dim()) + value.shape) if self.rows else value
         values, spec = pytree.tree_flatten(value if self.plain else _in_order(value, self._skeleton()))
         if self.plain or spec != self.spec:
             raise ValueError(
@@ -99,8 +121,9 @@ class Structure:
                 f"it is {_describe(value)}."
             )
         tensors = [torch.as_tensor(v, dtype=_real(like.dtype), device=like.device) for v in values]
-        pairs = zip(tensors, self.shapes, strict=True)
-        return torch.cat([_broadcast(v, shape, name).expand(shape).reshape(-1) for v, shape in pairs])
+        lead = like.shape[: self._lead]
+        pairs = [(v, lead + shape) for v, shape in zip(tensors, self.shapes, strict=True)]
+        return torch.cat([_broadcast(v, shape, name).expand(shape).reshape(*lead, -1) for v, shape in pairs], dim=-1)
 
     def _skeleton(self) -> Any:
         return pytree.tree_unflatten(range(len(self.shapes)), self.spec)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pathline._structure import host
 from pathline.status import Status
+from pathline.tolerance import Tolerance
 
 if TYPE_CHECKING:
     from pathline.solvers.base import Solver, Step
@@ -33,8 +34,6 @@ class Setting:
     term: Bound
     solver: Solver
     times: Sequence[Time]
-    rtol: float | Tensor
-    atol: float | Tensor
 
 
 class Clock(Protocol):
@@ -264,6 +263,7 @@ class PIDClock:
 
     def __init__(self, config: PID, setting: Setting, y0: Tensor, args: Any, carry: Any) -> None:
         self.config, self.setting = config, setting
+        self._tolerance = setting.term.tolerance or Tolerance(0.0, 1.0)
         self.t, self.end = host(setting.times[0]), host(setting.times[-1])
         self.sign = 1.0 if self.end >= self.t else -1.0
         self.done = self.t == self.end
@@ -367,25 +367,17 @@ class PIDClock:
         if error is None:
             return 0.0
         with torch.no_grad():
-            scale = self._scale(y0, step.y1)
+            scale = self._tolerance.scale(y0, step.y1)
             if isinstance(error, Tensor):
                 return self._norm(error / scale)
             # Estimates of orders 5 and 3 combine to one that falls like h^8 (Hairer, Norsett, Wanner, II.10).
             fine, coarse = (self._norm(e / scale) for e in error)
             return fine * fine / math.hypot(fine, 0.1 * coarse) if fine else 0.0
 
-    def _scale(self, y0: Tensor, y1: Tensor) -> Tensor:
-        setting = self.setting
-        scale = torch.maximum(y0.abs(), y1.abs()).mul_(setting.rtol).add_(setting.atol)
-        if isinstance(setting.atol, Tensor) or setting.atol == 0.0:
-            scale.clamp_min_(torch.finfo(scale.dtype).tiny)  # no tolerance at zero: 0/0 must not read as failure
-        return scale
-
     def _norm(self, scaled: Tensor) -> float:
         if self.config.norm is not None:
             return float(self.config.norm(self.setting.term.structure.unravel(scaled)))
-        n = scaled.numel()
-        return torch.linalg.vector_norm(scaled).item() / math.sqrt(n) if n else 0.0
+        return self._tolerance.norm(scaled)  # pyright: ignore[reportReturnType]
 
     # --- the first step
 
@@ -402,7 +394,7 @@ class PIDClock:
         with torch.no_grad():
             term = setting.term
             f0 = carry.detach() if setting.solver.carries_slope else term.rate(self.t, y0, args)
-            scale = self._scale(y0, y0)
+            scale = self._tolerance.scale(y0, y0)
             d0, d1 = self._norm(y0 / scale), self._norm(f0 / scale)
             if not math.isfinite(d1):
                 self.hopeless = not bool(torch.isfinite(f0).all())  # no step from here can be finite

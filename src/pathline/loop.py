@@ -123,7 +123,7 @@ def integrate(
     if problem.times[0] != problem.times[-1]:
         exact = times or problem.times
         carry = solver.init(term, exact[0], y0, args) if slope is None else slope
-        setting = Setting(term, solver, exact, problem.rtol, problem.atol)
+        setting = Setting(term, solver, exact)
         clock = problem.controller.clock(setting, y0, args, carry)
         before = replace(stats)
         _march(problem, clock, keeper, result, y0, None if draws else carry, args, record, draws)

@@ -26,6 +26,7 @@ from pathline.stats import Stats
 from pathline.status import ERRORS, Status
 from pathline.surroundings import check_layers
 from pathline.terms import ODE, Bound, Term
+from pathline.tolerance import Tolerance
 
 #: Default tolerances (rtol, atol) by the real dtype of the state.
 TOLERANCES = {
@@ -35,6 +36,14 @@ TOLERANCES = {
     torch.float16: (1e-2, 1e-3),
 }
 MAX_STEPS = 16_384
+
+#: What a term must offer for a solver that needs the key.
+NEEDS = {
+    "rate": ("rate",),
+    "parts": ("stiff", "nonstiff"),
+    "split": ("kick", "drift"),
+    "contract": ("control", "contract"),
+}
 
 
 def solve(
@@ -119,16 +128,18 @@ def solve(
     _check_moving(moving, control, save, term, solver)
     check_layers(f, args)
     stats = Stats()
-    bound = Bound(term, structure, flat, stats)
     defaults = TOLERANCES[flat.real.dtype if flat.is_complex() else flat.dtype]
+    rtol = _tolerance("rtol", rtol, defaults[0], structure, flat)
+    atol = _tolerance("atol", atol, defaults[1], structure, flat)
+    adapts = solver.adaptive and not isinstance(control, FixedStep | Grid)
     problem = Problem(
-        term=bound,
+        term=Bound(term, structure, flat, stats, Tolerance(rtol, atol) if adapts else None),
         solver=solver,
         controller=control,
         structure=structure,
         times=times,
-        rtol=_tolerance("rtol", rtol, defaults[0], structure, flat),
-        atol=_tolerance("atol", atol, defaults[1], structure, flat),
+        rtol=rtol,
+        atol=atol,
         save=save,
         stats=stats,
         max_steps=_max_steps(max_steps, control),
@@ -182,14 +193,14 @@ def _check_start(y0: Tensor) -> None:
 
 def _term(f: Any, solver: Solver, args: Any) -> Term:
     term = f if isinstance(f, Term) else ODE(f)
-    needs = {"rate": ("rate",), "contract": ("control", "contract")}[solver.needs]
+    needs = NEEDS[solver.needs]
     missing = [need for need in needs if not term.offers(need)]
     if missing:
         raise TypeError(
             f'The method "{solver.name}" needs a term with {" and ".join(needs)}(); {type(term).__name__} has no '
             f"{' and no '.join(missing)}(). Choose a method for this kind of term."
         )
-    if args is not None and isinstance(term, ODE) and term.takes != 3:
+    if args is not None and getattr(term, "takes", 3) != 3:
         raise TypeError(
             "`args` was given, and `f` does not take it: its signature is not f(t, y, args). Add `args` to it."
         )

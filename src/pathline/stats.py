@@ -4,22 +4,40 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
+
+@dataclass
+class RowStats:
+    """The same counts for each sample, ``(batch,)`` whole numbers; on the per-sample clock alone. *Maturing.*"""
+
+    accepted: Tensor
+    rejected: Tensor
+    evaluations: Tensor
+
 
 @dataclass
 class Stats:
     """What a solve did. *Stable.*
 
     Attributes:
-        steps: steps tried, ``accepted + rejected``.
+        steps: steps tried, ``accepted + rejected``. On the per-sample clock a step moves all active samples, and counts
+            as rejected where it moved none of them.
         accepted, rejected: verdicts of the controller.
         evaluations: calls of the field.
+        jacobians, factorizations: Jacobians and factorisations of matrices made by implicit methods; those of a whole
+            batch count once.
         backward_steps, backward_evaluations: the same for the backward pass, filled in by ``backward()``; zero under
             ``gradient="backprop"``, whose backward pass reuses the recorded forward one.
+        rows: the counts of each sample, on the per-sample clock.
     """
 
     steps: int = 0
     accepted: int = 0
     rejected: int = 0
     evaluations: int = 0
+    jacobians: int = 0
+    factorizations: int = 0
     backward_steps: int = 0
     backward_evaluations: int = 0
+    rows: RowStats | None = None

@@ -7,15 +7,18 @@ from typing import Any
 
 
 class Status(Enum):
-    """How a solve ended. *Stable.*"""
+    """How a solve ended; true for SUCCESS (the end of the span) and EVENT (a terminal event before it). *Stable.*"""
 
     SUCCESS = "success"
     MAX_STEPS = "max_steps"
     STEP_UNDERFLOW = "step_underflow"
     NON_FINITE = "non_finite"
+    NEWTON = "newton"
+    ZENO = "zeno"
+    EVENT = "event"
 
     def __bool__(self) -> bool:
-        return self is Status.SUCCESS
+        return self in (Status.SUCCESS, Status.EVENT)
 
 
 class SolveError(RuntimeError):
@@ -42,8 +45,18 @@ class NonFiniteError(SolveError):
     """The state or the field became infinite or NaN."""
 
 
+class NewtonError(SolveError):
+    """The iteration of an implicit method does not converge, however short the step."""
+
+
+class ZenoError(SolveError):
+    """An event fires infinitely often in finite time."""
+
+
 ERRORS: dict[Status, type[SolveError]] = {
     Status.MAX_STEPS: MaxStepsError,
     Status.STEP_UNDERFLOW: StepSizeUnderflow,
     Status.NON_FINITE: NonFiniteError,
+    Status.NEWTON: NewtonError,
+    Status.ZENO: ZenoError,
 }

