@@ -43,7 +43,7 @@ def scipy_solve(problem: Problem, method: str, rtol: float, atol: float, **optio
 
     def jacobian(t: float, y: Array) -> Array:
         time = torch.tensor(t, dtype=torch.float64)
-        return torch.func.jacfwd(lambda y: problem.field(time, y))(torch.from_numpy(y.copy())).numpy()
+        return torch.func.jacrev(lambda y: problem.field(time, y))(torch.from_numpy(y.copy())).numpy()
 
     if method in IMPLICIT and "stiff" in problem.tags:
         options["jac"] = jacobian

@@ -404,13 +404,13 @@ def _stoichiometry(species: int) -> Tensor:
 
 def _pollution(t: Tensor, y: Tensor) -> Tensor:
     constants = torch.tensor([k for k, _, _ in _REACTIONS], dtype=y.dtype)
-    first, second = (torch.tensor(column) for column in zip(*((r + (21,))[:2] for _, r, _ in _REACTIONS), strict=True))
+    first, second = (torch.tensor(column) for column in zip(*((*r, 21)[:2] for _, r, _ in _REACTIONS), strict=True))
     known = torch.cat((y, torch.ones_like(y[..., :1])), -1)  # a missing partner counts as one
     events = constants * known[..., first - 1] * known[..., second - 1]
     return events @ _stoichiometry(20).to(y.dtype)
 
 
-def _second_difference(y: Tensor, left: float, right: float) -> Tensor:
+def second_difference(y: Tensor, left: float, right: float) -> Tensor:
     """``(n + 1)^2 (y_(i-1) - 2 y_i + y_(i+1))`` with given values at both ends of the unit interval."""
     padded = torch.cat((torch.full_like(y[..., :1], left), y, torch.full_like(y[..., :1], right)), -1)
     return (y.shape[-1] + 1) ** 2 * (padded[..., :-2] - 2.0 * y + padded[..., 2:])
@@ -422,7 +422,7 @@ def _points(n: int) -> list[float]:
 
 def _heated(t: Tensor, y: Tensor) -> Tensor:
     x = torch.arange(1, y.shape[-1] + 1, dtype=y.dtype) / (y.shape[-1] + 1)
-    return _second_difference(y, 0.0, 0.0) + 20.0 * torch.sin(math.pi * x) * torch.cos(5.0 * t)
+    return second_difference(y, 0.0, 0.0) + 20.0 * torch.sin(math.pi * x) * torch.cos(5.0 * t)
 
 
 def _heated_exact(n: int) -> Curve:
@@ -451,8 +451,8 @@ def _box(n: int) -> list[float]:
 def _brusselator(t: Tensor, y: Tensor) -> Tensor:
     u, v = y.unflatten(-1, (2, -1)).unbind(-2)
     made = u * u * v
-    du = 1.0 + made - 4.0 * u + 0.02 * _second_difference(u, 1.0, 1.0)
-    dv = 3.0 * u - made + 0.02 * _second_difference(v, 3.0, 3.0)
+    du = 1.0 + made - 4.0 * u + 0.02 * second_difference(u, 1.0, 1.0)
+    dv = 3.0 * u - made + 0.02 * second_difference(v, 3.0, 3.0)
     return torch.cat((du, dv), -1)
 
 

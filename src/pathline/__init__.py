@@ -18,7 +18,7 @@ _HOMES = {
     "pathline.saving": ("Save",),
     "pathline.sensitivities": ("sensitivity",),
     "pathline.solution": ("Solution",),
-    "pathline.solvers": ("METHODS",),
+    "pathline.solvers": ("METHODS", "Reversible"),
     "pathline.solving": ("solve",),
     "pathline.stats": ("Stats",),
     "pathline.status": (
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pathline.saving import Save
     from pathline.sensitivities import sensitivity
     from pathline.solution import Solution
-    from pathline.solvers import METHODS
+    from pathline.solvers import METHODS, Reversible
     from pathline.solving import solve
     from pathline.stats import Stats
     from pathline.status import (
@@ -77,6 +77,7 @@ __all__ = [
     "NonFiniteError",
     "PerSample",
     "ResNet",
+    "Reversible",
     "Save",
     "Separable",
     "Solution",

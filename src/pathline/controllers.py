@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pathline._structure import host
+from pathline.row_clocks import RowGrid, RowPID
 from pathline.status import Status
 from pathline.tolerance import Tolerance
 
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a clock is told about its solve."""
+    """What a clock is told about its solve; ``times`` is a sequence, or ``(n, batch)`` on the per-sample clock."""
 
     term: Bound
     solver: Solver
-    times: Sequence[Time]
+    times: Any
 
 
 class Clock(Protocol):
@@ -84,6 +85,10 @@ class Controller(ABC):
     def clock(self, setting: Setting, y0: Tensor, args: Any, carry: Any) -> Clock:
         """The clock of one solve that starts from ``y0`` with the solver's first ``carry``."""
 
+    def rows(self, setting: Setting, y0: Tensor, args: Any, carry: Any) -> RowGrid | RowPID:
+        """The clocks of the samples, where each has its own; ``setting.times`` is ``(n, batch)``."""
+        raise ValueError(f"{type(self).__name__} has no clock for each sample. Use PID(), FixedStep(dt) or Grid().")
+
 
 # --- fixed steps -------------------------------------------------------------------------------------------------
 
@@ -117,6 +122,13 @@ class FixedStep(Controller):
         n = math.ceil(abs(host(t1) - host(t0)) / self.dt * (1 - 1e-6))
         return GridClock(n, lambda k: t0 if k == 0 else t1 if k == n else t0 + (t1 - t0) * (k / n))
 
+    def rows(self, setting: Setting, y0: Tensor, args: Any, carry: Any) -> RowGrid:
+        """A clock over equal steps for each sample."""
+        t0, t1 = setting.times[0], setting.times[-1]
+        with torch.no_grad():
+            n = torch.ceil((t1 - t0).abs() / self.dt * (1 - 1e-6))
+        return RowGrid(n.long(), lambda k: torch.where(k >= n, t1, t0 + (t1 - t0) * (k / n.clamp(min=1))))
+
 
 @dataclass(frozen=True)
 class Grid(Controller):
@@ -149,6 +161,28 @@ class Grid(Controller):
                 f"it has {len(grid)} times{f' from {grid[0]:g} to {grid[-1]:g}' if grid else ''}."
             )
         return GridClock(len(grid) - 1, grid.__getitem__)
+
+    def rows(self, setting: Setting, y0: Tensor, args: Any, carry: Any) -> RowGrid:
+        """A clock over the given times of each sample, or over those of all."""
+        times = setting.times
+        if self.times is not None:
+            given = torch.as_tensor(self.times, dtype=times.dtype, device=times.device)
+            grid = given[:, None].expand(-1, times.shape[1]) if given.dim() == 1 else given
+            if not (torch.equal(grid[0], times[0]) and torch.equal(grid[-1], times[-1])):
+                raise ValueError(
+                    "`Grid(times)` runs from the first requested time of every sample to its last; pass `(n, batch)` "
+                    "where these differ, or Grid() for the requested times themselves."
+                )
+            times = grid
+        with torch.no_grad():
+            new = torch.cat([torch.ones_like(times[:1], dtype=torch.bool), times[1:] != times[:-1]])
+            steps = new.sum(0) - 1
+            places = torch.cumsum(new, 0) - 1
+            slots = torch.full_like(places, len(times) - 1)
+            first = new.nonzero()
+            slots[places[first[:, 0], first[:, 1]], first[:, 1]] = first[:, 0]
+        samples = torch.arange(times.shape[1], device=times.device)
+        return RowGrid(steps, lambda k: times[slots[min(k, len(slots) - 1)], samples])
 
 
 def distinct(times: Sequence[Time]) -> list[Time]:
@@ -255,6 +289,15 @@ class PID(Controller):
         """The clock of one solve."""
         return PIDClock(self, setting, y0, args, carry)
 
+    def rows(self, setting: Setting, y0: Tensor, args: Any, carry: Any) -> RowPID:
+        """A clock for each sample."""
+        return RowPID(self, setting, y0, args, carry)
+
+    def gains(self, solver: Solver) -> list[float]:
+        """Proportional, integral and derivative gain: those given, else those of the method."""
+        own = getattr(solver, "gains", (0.0, 1.0, 0.0))
+        return [b if a is None else a for a, b in zip((self.p, self.i, self.d), own, strict=True)]
+
 
 class PIDClock:
     """Adaptive steps on one shared clock of host floats."""
@@ -270,10 +313,9 @@ class PIDClock:
         self.failure: Status | None = None
         self.jumps = self._inside(config.jumps)
         self.stops = sorted({*self.jumps, *self._inside(config.must_hit), self.end}, key=self._ahead)
-        gains = getattr(setting.solver, "gains", (0.0, 1.0, 0.0))
-        chosen = (config.p, config.i, config.d)
-        self.gains = [own if given is None else given for given, own in zip(chosen, gains, strict=True)]
+        self.gains = config.gains(setting.solver)
         self.exponent = 1.0 / ((setting.solver.embedded_order or 0) + 1)
+        self.deadband = getattr(setting.solver, "deadband", 1.0)
         self.ratios = [1.0, 1.0]
         self.max_step = float(config.max_step or math.inf)
         self.min_step = float(config.min_step or 0.0)
@@ -322,12 +364,16 @@ class PIDClock:
         h = abs(self.target - self.t)
         ratio = math.inf if step.failed else self._ratio(y0, step)
         forced = config.force_min_step and h <= self.min_step * (1 + 1e-9) and math.isfinite(ratio)
+        exponent = getattr(step, "exponent", None) or self.exponent
         if not (ratio <= 1.0 or forced):
-            return self._reject(h, ratio, step.y1)
-        factor = self._factor(ratio)
+            return self._reject(h, ratio, exponent, step)
+        factor = getattr(step, "factor", None)
+        factor = self._factor(ratio, exponent) if factor is None else float(factor)
         self.ratios = [self.ratios[1], max(ratio, 1e-10)]
         if self.rejected:
             factor = min(factor, 1.0)
+        if 1.0 <= factor < self.deadband:
+            factor = 1.0
         # A step that a stop cut short says little: the length before the cut stands.
         grown = h * factor if h >= self.dt * 0.99 else max(h * factor, min(self.dt, h * config.grow))
         self.dt = min(max(grown, self.min_step), self.max_step)
@@ -336,25 +382,21 @@ class PIDClock:
         self.done = self.t == self.end
         return True
 
-    def _reject(self, h: float, ratio: float, y1: Tensor) -> bool:
+    def _reject(self, h: float, ratio: float, exponent: float, step: Step) -> bool:
         config = self.config
         finite = math.isfinite(ratio)
-        factor = min(max(self._power(ratio), config.shrink), 1.0) if finite else config.shrink
+        factor = min(max(config.safety * ratio**-exponent, config.shrink), 1.0) if finite else config.shrink
         floor = max(self.min_step, 10 * math.ulp(self.t), self.resolution)
         if h <= floor * (1 + 1e-9) or self.hopeless:
             # A finite state with an infinite ratio is the tolerance's doing, not the field's.
-            tight = finite or bool(torch.isfinite(y1).all())
-            self.failure = Status.STEP_UNDERFLOW if tight else Status.NON_FINITE
+            tight = finite or bool(torch.isfinite(step.y1).all())
+            self.failure = Status.NEWTON if step.failed else Status.STEP_UNDERFLOW if tight else Status.NON_FINITE
         self.dt = max(h * min(factor, 0.999), floor)
         self.rejected = True
         return False
 
-    def _power(self, ratio: float) -> float:
-        """The factor of the integral part alone: what a rejected step is shrunk by."""
-        return self.config.safety * ratio**-self.exponent
-
-    def _factor(self, ratio: float) -> float:
-        config, k = self.config, self.exponent
+    def _factor(self, ratio: float, k: float) -> float:
+        config = self.config
         (p, i, d), (before, last) = self.gains, self.ratios
         if ratio == 0.0:
             return config.grow
@@ -386,7 +428,7 @@ class PIDClock:
         if self.config.first_step is not None:
             return min(float(self.config.first_step), span)
         setting = self.setting
-        if setting.solver.needs != "rate":
+        if setting.solver.needs == "contract":
             raise ValueError(
                 f'The first step cannot be chosen for "{setting.solver.name}", whose term has no rate dy/dt. '
                 "Set controller=PID(first_step=...)."

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pathline.controllers import FixedStep, Grid
 from pathline.loop import Problem, Result
-from pathline.status import Status
+from pathline.row_loop import RowResult
+from pathline.status import Status, Statuses
 
 
 def explain(problem: Problem, result: Result, args: Any) -> str:
@@ -28,11 +29,66 @@ def explain(problem: Problem, result: Result, args: Any) -> str:
             f"`max_steps` = {problem.max_steps} was reached at t = {result.t1:g} of {problem.times[-1]:g} ({count})"
             f"{looks}. Raise max_steps, or {_fewer_steps(problem)}. {tail}"
         )
+    if result.status is Status.ZENO:
+        return f"An event fires infinitely often near t = {result.t1:g} ({count}). {_CURES[Status.ZENO]} {tail}"
+    if result.status is Status.NEWTON:
+        return (
+            f'The Newton iteration of "{problem.solver.name}" does not converge at t = {result.t1:g}{where} after '
+            f"{count}, however short the step. {_CURES[Status.NEWTON]} {tail}"
+        )
     return (
         f"The step size fell below its least value at t = {result.t1:g}{where} after {count}{looks}. "
         f"The solution may be singular there, or the tolerance too tight for {_dtype(result.y1)}: loosen it"
         f"{_tolerances(problem)}{_wider(result.y1)}. {tail}"
     )
+
+
+def explain_rows(problem: Problem, result: RowResult, status: Statuses, args: Any) -> str:
+    """The message of a solve in which samples failed: how many, and the first of each kind."""
+    failed = status.failed
+    lines = [f"{len(failed)} of {len(status)} samples failed."]
+    stats = problem.stats.rows
+    assert stats is not None
+    kinds = {status[i]: i for i in reversed(failed)}
+    for kind, sample in sorted(kinds.items(), key=lambda pair: pair[1]):
+        count = sum(s is kind for s in status)
+        t, steps = float(result.t1[sample]), int(stats.accepted[sample] + stats.rejected[sample])
+        component = _component(result, sample)
+        others = f" (and {count - 1} more like it)" if count > 1 else ""
+        lines.append(f"Sample {sample}{others} {_REASONS[kind]} at t = {t:g}{component}, after {steps} steps.")
+    lines.append(
+        f"{_CURES[next(iter(kinds))]} Each sample's reason is in `error.solution.status`, its time in "
+        "`error.solution.t1`; the others finished and are right."
+    )
+    return " ".join(lines)
+
+
+_REASONS = {
+    Status.MAX_STEPS: "took `max_steps` steps and ended",
+    Status.STEP_UNDERFLOW: "ran into a vanishing step size",
+    Status.NON_FINITE: "became infinite or NaN",
+    Status.NEWTON: "met a Newton iteration that does not converge",
+    Status.ZENO: "met an event that fires infinitely often",
+}
+_CURES = {
+    Status.MAX_STEPS: 'Raise max_steps, loosen the tolerance, or try a stiff method such as "kvaerno5".',
+    Status.STEP_UNDERFLOW: "The solution may be singular there, or the tolerance too tight for the dtype.",
+    Status.NON_FINITE: "Look at the field there; a solution that blows up ends at its singularity.",
+    Status.NEWTON: "Look at the field there: is it smooth, and is a given Jacobian right?",
+    Status.ZENO: "End the solve at that event (terminal=True), or stop it by another one.",
+}
+
+
+def _component(result: RowResult, sample: int) -> str:
+    for samples, suspect in result.suspect:
+        place = (samples == sample).nonzero()
+        if len(place):
+            size = suspect[int(place[0])].abs().flatten()
+            if not size.numel():
+                return ""
+            worst = (~torch.isfinite(size)).float() if not bool(torch.isfinite(size).all()) else size
+            return f" (component {int(worst.argmax())})"
+    return ""
 
 
 def _dtype(y: Tensor) -> str:
@@ -79,7 +135,7 @@ def _where(problem: Problem, result: Result) -> str:
 def _non_finite(problem: Problem, result: Result, args: Any) -> str:
     """Whether the field itself is the culprit where the solution still is finite."""
     with torch.no_grad():
-        dy = problem.term.rate(result.t1, result.y1, args) if problem.solver.needs == "rate" else None
+        dy = problem.term.rate(result.t1, result.y1, args) if problem.solver.needs != "contract" else None
     if dy is not None and not bool(torch.isfinite(dy).all()):
         kind = "NaN" if bool(torch.isnan(dy).any()) else "infinite"
         return f"`f` returned {kind} values for a finite state"
@@ -94,7 +150,7 @@ def _cure_non_finite(problem: Problem) -> str:
 
 def _stiffness(problem: Problem, result: Result, args: Any) -> float:
     """The largest stretching of the field around the last state, by a few power iterations on differences."""
-    if problem.solver.needs != "rate" or not result.y1.numel():
+    if problem.solver.needs == "contract" or not result.y1.numel():
         return 0.0
     with torch.no_grad():
         y = result.y1.detach()

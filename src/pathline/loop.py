@@ -12,8 +12,10 @@ from torch import Tensor
 
 from pathline import _random
 from pathline._structure import host
-from pathline.controllers import Clock, Controller, Setting
+from pathline.controllers import Clock, Controller, PIDClock, Setting
+from pathline.row_saving import shorten
 from pathline.saving import Keeper, Save
+from pathline.solvers.base import lasting
 from pathline.stats import Stats
 from pathline.status import Status
 
@@ -37,16 +39,18 @@ class Problem:
     """Everything that defines a solve except the tensors that may carry a gradient.
 
     Attributes:
-        times: the requested times as host floats; ``times[0]`` is the start, ``times[-1]`` the end.
+        times: the requested times as host floats; ``times[0]`` is the start, ``times[-1]`` the end. On the per-sample
+            clock a float64 tensor ``(n, batch)``.
         check_every: how many steps pass between looks for infinite or NaN states where no error estimate would show
             them.
+        watch: what looks for events, see `events`.
     """
 
     term: Bound
     solver: Solver
     controller: Controller
     structure: Structure
-    times: Sequence[float]
+    times: Any
     rtol: float | Tensor
     atol: float | Tensor
     save: Save
@@ -54,6 +58,17 @@ class Problem:
     max_steps: int | None
     hooks: Hooks = Hooks()
     check_every: int = 256
+    watch: Any = None
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether every sample has its own clock."""
+        return isinstance(self.times, Tensor)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether there is no time to integrate over."""
+        return bool((self.times[0] == self.times[-1]).all()) if self.per_sample else self.times[0] == self.times[-1]
 
 
 @dataclass
@@ -68,6 +83,18 @@ class Piece:
     y0: Tensor | None = None
     carry: Any = None
     random: Any = None
+    cut: float | None = None
+    index = None  # of all samples
+
+    @property
+    def place(self) -> slice:
+        """Where its rows stand among all."""
+        return self.due
+
+    @property
+    def end(self) -> Time:
+        """Where the next piece begins: before ``t1`` if an event cut this one."""
+        return self.t1 if self.cut is None else self.cut
 
 
 @dataclass
@@ -81,6 +108,8 @@ class Result:
         valid: how many of the requested times were reached.
         spec: the structure of a row of ``Save(fn=...)``.
         suspect: the state or the error estimate of the step that failed.
+        dt: the step that an adaptive controller would have tried next.
+        event: which event ended the solve.
     """
 
     status: Status
@@ -91,6 +120,8 @@ class Result:
     valid: int = 0
     spec: Any = None
     suspect: Tensor | None = None
+    dt: float | None = None
+    event: int | None = None
 
 
 def integrate(
@@ -150,6 +181,7 @@ def _march(
 ) -> None:
     """Step after step, until the clock is done or something fails."""
     solver, term, stats, hooks = problem.solver, problem.term, problem.stats, problem.hooks
+    watch = None if problem.watch is None else problem.watch.shared(problem, args, clock.t, y)
     last = math.inf if problem.max_steps is None else stats.steps + problem.max_steps
     given = carry  # by the step before; a retry may use a slope of its own
     while not clock.done:
@@ -176,15 +208,36 @@ def _march(
             result.status, result.suspect = Status.NON_FINITE, step.y1
             return
         stats.accepted += 1
-        due = keeper.due(host(t1))
-        piece = Piece(t0, t1, due, sided, keeper.outputs(step, t1, due))
+        cut = None if watch is None else watch.look(sided, step, host(t0), host(t1), y)
+        due = keeper.due(host(t1)) if cut is None else keeper.due(cut, before=True)
+        piece = Piece(t0, t1, due, sided, (), cut=cut)
+        end, piece.outputs = contribution(keeper, step, piece)
         if record:
-            piece.y0, piece.carry, piece.random = y, given, random
+            piece.y0, piece.carry, piece.random = y, lasting(given), random
         result.pieces.append(piece)
         hooks.on_accept(t0, t1, y, step)
-        y, carry = step.y1, step.carry
+        y, carry = end, step.carry
         given = carry
-        result.y1, result.t1 = y, host(t1)
+        result.y1, result.t1 = y, host(piece.end)
+        if cut is not None:
+            result.status = Status.EVENT
+            break
+    if isinstance(clock, PIDClock):
+        result.dt = clock.dt
+
+
+def contribution(keeper: Keeper, step: Step, piece: Piece) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """What an accepted step gives: the state at its end (or where an event cuts it), and its outputs."""
+    outputs = keeper.outputs(step, piece.t1, piece.due)
+    if piece.cut is None:
+        return step.y1, outputs
+    end = step.y1 if piece.cut == host(piece.t1) else step.rows([piece.cut])[0]
+    if keeper.save.steps:
+        outputs = keeper.kept(end.unsqueeze(0), [piece.cut]) + outputs[len(outputs) - keeper.save.dense :]
+    if keeper.save.dense:
+        fraction = (piece.cut - host(piece.t0)) / (host(piece.t1) - host(piece.t0))
+        outputs = (*outputs[:-1], shorten(outputs[-1].unsqueeze(0), torch.tensor([fraction], device=end.device))[0])
+    return end, outputs
 
 
 def _suspect(step: Step) -> Tensor:

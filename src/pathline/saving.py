@@ -64,14 +64,14 @@ class Keeper:
         self.next = 0
         self.spec: Any = None
 
-    def due(self, t1: float) -> slice:
-        """The requested times up to ``t1`` that no earlier step has served."""
+    def due(self, t1: float, *, before: bool = False) -> slice:
+        """The requested times up to ``t1`` (strictly ``before`` it) that no earlier step has served."""
         if self.save.steps:
             return slice(0, 0)
         start = self.next
         end, times, sign = start, self.times, self.sign
         limit = t1 * sign
-        while end < len(times) and times[end] * sign <= limit:
+        while end < len(times) and (times[end] * sign < limit or (times[end] * sign == limit and not before)):
             end += 1
         self.next = end
         return slice(start, end)
@@ -82,18 +82,18 @@ class Keeper:
         rows = y0.unsqueeze(0).expand(n, *y0.shape)
         if self.moved is not None:
             rows = self.moved(rows, due)
-        return self._kept(rows, [self.times[0]] * n)
+        return self.kept(rows, [self.times[0]] * n)
 
     def outputs(self, step: Step, t1: Time, due: slice) -> tuple[Tensor, ...]:
         """What one accepted step contributes: rows (a tensor for each leaf), then the coefficients of the curve."""
         out: tuple[Tensor, ...] = ()
         if self.save.steps:
-            out = self._kept(step.y1.unsqueeze(0), [host(t1)])
+            out = self.kept(step.y1.unsqueeze(0), [host(t1)])
         elif due.stop > due.start:
             rows = self._rows(step, t1, due)
             if self.moved is not None:
                 rows = self.moved(rows, due)
-            out = self._kept(rows, self.times[due])
+            out = self.kept(rows, self.times[due])
         return (*out, step.coefficients()) if self.save.dense else out
 
     def _rows(self, step: Step, t1: Time, due: slice) -> Tensor:
@@ -112,7 +112,8 @@ class Keeper:
         rows = [step.y1 if t is t1 else step.rows(t.unsqueeze(0))[0] for t in times]
         return torch.stack(rows)
 
-    def _kept(self, rows: Tensor, times: Sequence[float]) -> tuple[Tensor, ...]:
+    def kept(self, rows: Tensor, times: Sequence[float]) -> tuple[Tensor, ...]:
+        """Rows as they are kept: ``fn`` of them, a tensor for each leaf."""
         fn = self.save.fn
         if fn is None:
             return (rows,)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pathline.controls.piecewise import PiecewisePolynomial
+from pathline.controls.piecewise import PiecewisePolynomial, RowPiecewise
+from pathline.events import EventRecord
 from pathline.stats import Stats
-from pathline.status import Status
+from pathline.status import Status, Statuses
 
 
 @dataclass(repr=False)
@@ -19,14 +20,17 @@ class Solution:
     """The solution of a differential equation. *Stable.*
 
     Attributes:
-        ts: ``(n,)`` the requested times (with ``Save(steps=True)`` the ends of the steps).
+        ts: ``(n,)``, or ``(n, batch)`` with one clock a sample, the requested times (with ``Save(steps=True)`` the ends
+            of the steps).
         ys: the states there, time first, ``(n, *batch, *state)``, in the structure of ``y0``. Rows that were not
             reached repeat the last valid state, without gradient.
         y1: the last state reached.
-        t1: its time, a 0-d tensor; differentiable where the requested times are.
-        valid: ``(n,)`` bool: whether a row was reached.
-        status: how the solve ended.
+        t1: its time, a 0-d tensor (``(batch,)`` with one clock a sample), that of a terminal event where one ended the
+            solve; differentiable where the requested times or the event are.
+        valid: shaped like ``ts``, bool: whether a row was reached.
+        status: how the solve ended; with one clock a sample a `Statuses`, one for each.
         stats: counts; the backward pass adds its own.
+        events: what happened at each event, by its name, see `EventRecord`.
         message: why the solve failed; empty on success.
     """
 
@@ -35,9 +39,11 @@ class Solution:
     y1: Any
     t1: Tensor
     valid: Tensor
-    status: Status
+    status: Status | Statuses
     stats: Stats
+    events: dict[Any, EventRecord] = field(default_factory=dict)
     message: str = ""
+    batch_first: bool = False
     curve: Any = field(default=None, repr=False)
     unravel: Any = field(default=None, repr=False)
     source: Any = field(default=None, repr=False)
@@ -46,7 +52,8 @@ class Solution:
         """The state at any time inside the span, by the method's dense output.
 
         Args:
-            t: times of any shape, between the first and the last.
+            t: times of any shape, between the first and the last; with one clock a sample a number, or
+                ``(..., batch)``.
             after: at a jump, the value behind it instead of the one before.
 
         Returns:
@@ -61,7 +68,7 @@ class Solution:
         """The derivative of the dense output at ``t``, shaped like ``solution(t)``."""
         return self.unravel(self._curve().derivative(t, after=after))
 
-    def _curve(self) -> PiecewisePolynomial:
+    def _curve(self) -> PiecewisePolynomial | RowPiecewise:
         if self.curve is None:
             raise ValueError(
                 "`solution(t)` needs the dense output, which was not kept. Solve with save=pathline.Save(dense=True)."
@@ -72,7 +79,7 @@ class Solution:
         """The mean of per-row values over the rows that were reached.
 
         Args:
-            values: ``(n, ...)``, for example squared errors.
+            values: for example squared errors, ``(n, ...)``; with one clock a sample ``(n, batch, ...)``.
 
         Returns:
             A 0-d tensor.
@@ -80,14 +87,14 @@ class Solution:
         Raises:
             ValueError: another number of rows.
         """
-        if values.dim() == 0 or len(values) != len(self.valid):
+        shape = self.valid.shape
+        if values.shape[: len(shape)] != shape:
             raise ValueError(
-                f"`values` has one row for each of the {len(self.valid)} times; its shape is {tuple(values.shape)}. "
-                "Reduce over samples and components only."
+                f"`values` begins with the shape of `valid`, {tuple(shape)}; its shape is {tuple(values.shape)}. "
+                "Reduce over components only."
             )
-        mask = self.valid.reshape(-1, *(1,) * (values.dim() - 1))
-        count = self.valid.sum() * values[0].numel()
-        return torch.where(mask, values, torch.zeros_like(values)).sum() / count
+        mask = self.valid.reshape(*shape, *(1,) * (values.dim() - len(shape))).expand_as(values)
+        return torch.where(mask, values, torch.zeros_like(values)).sum() / mask.sum()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "source": None}
@@ -95,6 +102,6 @@ class Solution:
     def __repr__(self) -> str:
         shapes = pytree.tree_map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else x, self.ys)
         n = len(self.ts)
-        span = f"{float(self.ts[0]):g} to {float(self.ts[-1]):g}" if n else "empty"
+        span = f"{float(self.ts.flatten()[0]):g} to {float(self.ts.flatten()[-1]):g}" if n else "empty"
         counts = f"steps={self.stats.accepted}+{self.stats.rejected}, evaluations={self.stats.evaluations}"
         return f"Solution({self.status.value}, t {span}, ys {shapes}, {counts})"

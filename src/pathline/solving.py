@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pathline._structure import Structure, host, real_dtype
+from pathline._structure import Structure, host
 from pathline.controllers import PID, Controller, FixedStep, Grid
-from pathline.controls.piecewise import PiecewisePolynomial
-from pathline.failure import explain
-from pathline.gradients import Gradient, Kept, find_gradient
+from pathline.finishing import finish, finish_rows
+from pathline.gradients import Gradient, find_gradient
 from pathline.gradients.inputs import transforming
 from pathline.loop import Hooks, Problem, finite
 from pathline.saving import Save
 from pathline.solution import Solution
 from pathline.solvers import Solver, find_solver
 from pathline.stats import Stats
-from pathline.status import ERRORS, Status
 from pathline.surroundings import check_layers
-from pathline.terms import ODE, Bound, Term
+from pathline.terms import ODE, Bound, PerSample, Term
+from pathline.times import Times, row_times, shared_times
 from pathline.tolerance import Tolerance
 
 #: Default tolerances (rtol, atol) by the real dtype of the state.
@@ -60,6 +57,8 @@ def solve(
     save: Save | None = None,
     events: Sequence[Any] = (),
     clock: str = "shared",
+    batch_first: bool = False,
+    check_rows: bool = False,
     gradient: str | Gradient = "backprop",
     compile: bool = False,
     max_steps: int | None = None,
@@ -78,7 +77,8 @@ def solve(
             dtype and device of ``y``.
         y0: a tensor ``(*batch, *state)``, or a tuple, named tuple or dict of tensors, nested at will; float32, float64,
             complex64, complex128 or bfloat16.
-        t: the times to return, monotone in either direction, repeats allowed; or ``(t0, t1)``. May require grad.
+        t: the times to return, monotone in either direction, repeats allowed; or ``(t0, t1)``. May require grad. On the
+            per-sample clock ``(n,)`` for all samples, ``(n, batch)``, or a list of one tensor for each sample.
         method: a name from `METHODS`, or a `Solver`.
         rtol: relative tolerance of an adaptive method: a number, a tensor that broadcasts against the state, or a
             structure like ``y0``. By default 1e-4 for float32, 1e-6 for float64, 1e-2 for bfloat16.
@@ -89,7 +89,12 @@ def solve(
         controller: `PID`, `FixedStep` or `Grid`, for what is beyond tolerances and ``dt``.
         save: what to keep, see `Save`.
         events: not available yet.
-        clock: "shared", one step size for the whole batch.
+        clock: "shared", one step size for the whole batch; or "per-sample": every entry of the first dimension of
+            ``y0`` has its own steps, times, tolerances, events and status, and stops costing evaluations when it is
+            done. The field then receives ``t`` as ``(rows, 1, ..., 1)`` (``(rows,)`` for a structured state) and the
+            samples that are still active; what belongs to single samples reaches it as `PerSample` leaves of ``args``.
+        batch_first: on the per-sample clock, ``t``, ``ts``, ``valid`` and ``ys`` have the batch before the time.
+        check_rows: on the per-sample clock, look once whether the field mixes samples, which it must not.
         gradient: "backprop" (autograd through the steps), "checkpointed" (exact, memory of the states) or "adjoint"
             (Chen et al. 2018), or an object such as ``Adjoint(rtol=1e-6)``.
         compile: not available yet.
@@ -117,37 +122,44 @@ def solve(
     """
     _refuse_unavailable(events, clock, compile, on_failure)
     _check_kinds(save, progress, hooks)
-    structure = Structure(y0)
+    per_sample = clock == "per-sample"
+    structure = Structure(y0, rows=per_sample)
     flat = y0.clone() if structure.plain else structure.ravel(y0)  # nothing inside reaches the caller's tensor
     _check_start(flat)
     solver, differentiate = find_solver(method), find_gradient(gradient)
     term = _term(f, solver, args)
-    times, moving, ts = _times(t, flat)
+    times = row_times(t, flat, batch_first=batch_first) if per_sample else shared_times(t, flat)
     save = save or Save()
     control = _controller(controller, solver, dt, rtol, atol, t, times)
-    _check_moving(moving, control, save, term, solver)
+    _check_moving(times.moving, control, save, term, solver)
+    _check_args(args, flat, per_sample)
     check_layers(f, args)
     stats = Stats()
     defaults = TOLERANCES[flat.real.dtype if flat.is_complex() else flat.dtype]
     rtol = _tolerance("rtol", rtol, defaults[0], structure, flat)
     atol = _tolerance("atol", atol, defaults[1], structure, flat)
     adapts = solver.adaptive and not isinstance(control, FixedStep | Grid)
+    tolerance = Tolerance(rtol, atol, per_sample) if adapts else None
     problem = Problem(
-        term=Bound(term, structure, flat, stats, Tolerance(rtol, atol) if adapts else None),
+        term=Bound(term, structure, flat, stats, tolerance),
         solver=solver,
         controller=control,
         structure=structure,
-        times=times,
+        times=times.host,
         rtol=rtol,
         atol=atol,
         save=save,
         stats=stats,
         max_steps=_max_steps(max_steps, control),
-        hooks=_with_progress(hooks or Hooks(), progress, times),
+        hooks=_with_progress(hooks or Hooks(), progress, times.host),
     )
     _check_tolerances(problem)
-    kept = differentiate.solve(problem, flat, moving, args, f)
-    return _finish(problem, kept, ts, args, on_failure)
+    if check_rows and per_sample:
+        _check_rows(problem, flat, args)
+    kept = differentiate.solve(problem, flat, times.moving, args, f)
+    if per_sample:
+        return finish_rows(problem, kept, times, args, on_failure, batch_first)
+    return finish(problem, kept, times, args, on_failure)
 
 
 # --- checking ----------------------------------------------------------------------------------------------------
@@ -156,13 +168,8 @@ def solve(
 def _refuse_unavailable(events: Sequence[Any], clock: str, compile: bool, on_failure: str) -> None:
     if events:
         raise ValueError("`events` are not available yet; solve piece by piece, or hit times with PID(must_hit=...).")
-    if clock == "per-sample":
-        raise ValueError(
-            'clock="per-sample" is not available yet; it is "shared", one step size for the whole batch. '
-            "Where samples differ widely, solve them in groups."
-        )
-    if clock != "shared":
-        raise ValueError(f'`clock` is "shared"; it is {clock!r}.')
+    if clock not in ("shared", "per-sample"):
+        raise ValueError(f'`clock` is "shared" or "per-sample"; it is {clock!r}.')
     if compile:
         raise ValueError("`compile=True` is not available yet; leave it out.")
     if on_failure not in ("raise", "return"):
@@ -207,56 +214,8 @@ def _term(f: Any, solver: Solver, args: Any) -> Term:
     return term
 
 
-def _times(t: Any, y0: Tensor) -> tuple[list[float], Tensor | None, Tensor]:
-    """The requested times as host floats, as a tensor that requires grad (or None), and as the solution shows them."""
-    ts = t if isinstance(t, Tensor) else _as_times(t, y0.device)
-    if ts.dim() == 2:
-        raise ValueError(
-            f"`t` has shape {tuple(ts.shape)}. On the shared clock all samples have the same times, a 1-d tensor; "
-            'times of its own for each sample need clock="per-sample", which is not available yet (there, pass t.T).'
-        )
-    if ts.dim() != 1 or len(ts) == 0:
-        raise ValueError(f"`t` is a 1-d tensor of at least one time; it has shape {tuple(ts.shape)}.")
-    if ts.is_complex() or ts.dtype == torch.bool:
-        raise TypeError(f"`t` is real; it has dtype {ts.dtype}. Pass t.real or t.float().")
-    if not ts.is_floating_point():
-        ts = ts.double()  # float32 would merge large integers
-    times: list[float] = ts.detach().tolist()
-    if not all(map(math.isfinite, times)):
-        raise ValueError(f"`t` is finite; it holds {next(x for x in times if not math.isfinite(x))}. Drop such times.")
-    sign = 1.0 if times[-1] >= times[0] else -1.0
-    for i, (a, b) in enumerate(itertools.pairwise(times)):
-        if (b - a) * sign < 0:
-            raise ValueError(
-                f"`t` is monotone; it goes from {a:g} to {b:g} at index {i + 1}. Sort it, with repeats if you like."
-            )
-    moving = ts if ts.requires_grad and torch.is_grad_enabled() else None
-    return times, moving, ts
-
-
-def _as_times(t: Any, device: torch.device) -> Tensor:
-    """A sequence of numbers or 0-d tensors as float64."""
-    try:
-        items = [] if isinstance(t, str) else list(t)
-    except TypeError:
-        items = []
-    if not items:
-        raise TypeError(
-            f"`t` is a tensor of times, or (t0, t1); it is {t!r}. Pass torch.linspace(0, 1, 11), for example."
-        )
-    if any(isinstance(x, Tensor) for x in items):
-        wide = [torch.as_tensor(x, dtype=torch.float64, device=device) for x in items]
-        return torch.stack(wide) if all(x.dim() == 0 for x in wide) else torch.cat(wide)
-    try:
-        return torch.from_numpy(np.array(items, dtype=np.float64)).to(device)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"`t` is a tensor of times, or (t0, t1); it is {t!r}. Pass torch.linspace(0, 1, 11), for example."
-        ) from None
-
-
 def _controller(
-    controller: Controller | None, solver: Solver, dt: Any, rtol: Any, atol: Any, t: Any, times: Sequence[float]
+    controller: Controller | None, solver: Solver, dt: Any, rtol: Any, atol: Any, t: Any, times: Times
 ) -> Controller:
     fixed = not solver.adaptive
     if fixed or isinstance(controller, FixedStep | Grid):
@@ -285,7 +244,12 @@ def _controller(
         return PID()
     if dt is not None:
         return FixedStep(dt)
-    if not isinstance(t, Tensor) and len(times) == 2 and times[0] != times[1]:
+    ragged = isinstance(t, list) and times.shown.dim() == 2
+    if (
+        not (isinstance(t, Tensor) or ragged)
+        and len(times.shown) == 2
+        and bool((times.shown[0] != times.shown[1]).any())
+    ):
         raise ValueError(f'"{solver.name}" takes fixed steps: set `dt`, or pass the grid as a tensor `t`.')
     return Grid()
 
@@ -299,6 +263,39 @@ def _check_moving(moving: Tensor | None, control: Controller, save: Save, term: 
         )
     if save.steps and not control.exact_times:
         raise ValueError("`t` requires grad, and Save(steps=True) keeps rows at other times. Pass t.detach().")
+
+
+def _check_args(args: Any, y0: Tensor, per_sample: bool) -> None:
+    if args is None or not per_sample:
+        return
+    for leaf in pytree.tree_leaves(args, is_leaf=lambda x: isinstance(x, PerSample)):
+        for x in pytree.tree_leaves(leaf.value) if isinstance(leaf, PerSample) else ():
+            if not isinstance(x, Tensor) or x.dim() == 0 or len(x) != len(y0):
+                came = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+                raise ValueError(
+                    f"`PerSample` holds tensors with one entry for each of the {len(y0)} samples; it holds {came}. "
+                    "Pass what all samples share without PerSample."
+                )
+
+
+def _check_rows(problem: Problem, y0: Tensor, args: Any) -> None:
+    """Raise ValueError if a change of one sample changes the slope of another."""
+    if len(y0) < 2 or problem.solver.needs == "contract":
+        return
+    term, t = problem.term, problem.times[0]
+    with torch.no_grad():
+        even = torch.arange(len(y0), device=y0.device) % 2 == 0
+        mask = even.reshape(-1, *(1,) * (y0.dim() - 1))
+        before = term.rate(t, y0, args)
+        for moved, still in ((mask, ~even), (~mask, even)):
+            after = term.rate(t, torch.where(moved, y0 * 1.01 + 1e-2, y0), args)
+            change = (after - before)[still].abs().amax() if y0[0].numel() else torch.zeros(())
+            size = before.abs().amax().clamp_min(1e-30)
+            if float(change / size) > 1e3 * torch.finfo(before.dtype).eps:
+                raise ValueError(
+                    "`f` mixes samples: moving some of them changed the slope of others. On the per-sample clock each "
+                    'entry of the first dimension is solved by itself; use clock="shared".'
+                )
 
 
 def _tolerance(name: str, value: Any, default: float, structure: Structure, like: Tensor) -> float | Tensor:
@@ -328,89 +325,19 @@ def _max_steps(max_steps: int | None, control: Controller) -> int | None:
     return max_steps
 
 
-def _with_progress(hooks: Hooks, progress: Callable[[float], None] | None, times: Sequence[float]) -> Hooks:
+def _with_progress(hooks: Hooks, progress: Callable[[float], None] | None, times: Any) -> Hooks:
     if progress is None:
         return hooks
-    start, span = times[0], times[-1] - times[0]
     inner = hooks.on_accept
+    whole = (
+        float(abs(times[-1] - times[0])) if not isinstance(times, Tensor) else float((times[-1] - times[0]).abs().sum())
+    )
+    done = 0.0
 
     def accepted(t0: Any, t1: Any, y0: Tensor, step: Any) -> None:
+        nonlocal done
         inner(t0, t1, y0, step)
-        progress((host(t1) - start) / span)
+        done += abs(host(t1) - host(t0)) if not isinstance(times, Tensor) else float((t1 - t0).abs().sum())
+        progress(min(done / whole, 1.0))
 
     return Hooks(hooks.on_step, accepted, hooks.on_reject)
-
-
-# --- finishing ---------------------------------------------------------------------------------------------------
-
-
-def _finish(problem: Problem, kept: Kept, ts: Tensor, args: Any, on_failure: str) -> Solution:
-    result, structure, save = kept.result, problem.structure, problem.save
-    status = result.status
-    ends = [problem.times[0], *(host(piece.t1) for piece in result.pieces)]
-    if save.steps:
-        ts = torch.tensor(ends, dtype=torch.float64, device=ts.device).to(ts.dtype)
-    n = len(ts)
-    valid = n if save.steps and status else len(kept.rows[0]) if save.steps else result.valid
-    if save.fn is None and not transforming() and not finite(kept.rows[0]):
-        # A state may be finite where a slope for the row before it is not.
-        bad = ~torch.isfinite(kept.rows[0].detach().reshape(len(kept.rows[0]), -1)).all(1)
-        valid, status = int(bad.nonzero()[0]), Status.NON_FINITE
-        result.status, result.suspect = status, kept.rows[0][valid]
-    rows = [_filled(leaf[:valid], n) for leaf in kept.rows]
-    if save.fn is not None:
-        spec = result.spec
-        if spec is None:
-            rows, spec = _mapped(save, structure, ts, kept.rows[0], n)
-        ys = pytree.tree_unflatten(rows, spec)
-    else:
-        ys = structure.unravel(rows[0])
-    curve = None
-    if kept.curve is not None:
-        knots = torch.tensor(ends, dtype=torch.float64, device=ts.device)
-        curve = PiecewisePolynomial(knots, kept.curve)
-    elif save.dense:
-        curve = _point(problem, kept.y1, args)
-    reached = ts[-1] if status else torch.tensor(result.t1, dtype=ts.dtype, device=ts.device)
-    solution = Solution(
-        ts=ts,
-        ys=ys,
-        y1=structure.unravel(kept.y1),
-        t1=reached,
-        valid=torch.arange(n, device=ts.device) < valid,
-        status=status,
-        stats=problem.stats,
-        curve=curve,
-        unravel=structure.unravel,
-        source=(problem, args),
-    )
-    if status is not Status.SUCCESS:
-        solution.message = explain(problem, result, args)
-        if on_failure == "raise":
-            raise ERRORS[status](solution.message, solution, status)
-    return solution
-
-
-def _point(problem: Problem, y: Tensor, args: Any) -> PiecewisePolynomial:
-    """The curve of a solve of no length: one time, with the slope there."""
-    with torch.no_grad():
-        slope = problem.term.rate(problem.times[0], y, args) if problem.solver.needs == "rate" else torch.zeros_like(y)
-    knots = torch.tensor([problem.times[0]] * 2, dtype=torch.float64, device=y.device)
-    return PiecewisePolynomial(knots, torch.stack([y, slope]).unsqueeze(0))
-
-
-def _mapped(save: Save, structure: Structure, ts: Tensor, rows: Tensor, n: int) -> tuple[list[Tensor], Any]:
-    """``save.fn`` over rows that a gradient returned whole."""
-    assert save.fn is not None
-    values = [save.fn(t.to(real_dtype(rows.dtype)), structure.unravel(y)) for t, y in zip(ts, rows, strict=False)]
-    flat = [pytree.tree_flatten(value) for value in values]
-    leaves = [torch.stack(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
-    return [_filled(leaf, n) for leaf in leaves], flat[0][1]
-
-
-def _filled(rows: Tensor, n: int) -> Tensor:
-    """Rows that were not reached repeat the last valid one, without gradient."""
-    missing = n - len(rows)
-    if missing <= 0:
-        return rows
-    return torch.cat([rows, rows[-1:].detach().expand(missing, *rows.shape[1:])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import Enum
 from typing import Any
 
@@ -19,6 +20,33 @@ class Status(Enum):
 
     def __bool__(self) -> bool:
         return self in (Status.SUCCESS, Status.EVENT)
+
+
+class Statuses(tuple[Status, ...]):
+    """The status of each sample; true where none failed. *Maturing.*
+
+    Example:
+        >>> bool(Statuses([Status.SUCCESS, Status.NON_FINITE]))
+        False
+    """
+
+    def __bool__(self) -> bool:
+        return all(self)
+
+    @property
+    def failed(self) -> list[int]:
+        """The samples that failed."""
+        return [i for i, status in enumerate(self) if not status]
+
+    @property
+    def value(self) -> str:
+        """A summary, such as "success" or "2 of 5 failed"."""
+        failed = len(self.failed)
+        return f"{failed} of {len(self)} failed" if failed else "success"
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {s.value}" for s, n in Counter(self).items())
+        return f"Statuses({counts})"
 
 
 class SolveError(RuntimeError):
@@ -51,6 +79,10 @@ class NewtonError(SolveError):
 
 class ZenoError(SolveError):
     """An event fires infinitely often in finite time."""
+
+
+class BatchError(SolveError):
+    """Samples of a batch failed for different reasons; ``solution.status`` has that of each."""
 
 
 ERRORS: dict[Status, type[SolveError]] = {

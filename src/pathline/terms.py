@@ -316,7 +316,10 @@ class Bound:
         """``args`` as the field receives them; found once for each `args` and set of rows."""
         if args is not self._args[0]:
             self._sliced = holds_per_sample(args)
-            self._args = (args, unwrapped(args, self.index) if self._sliced else args)
+            given = unwrapped(args, self.index) if self._sliced else args
+            if self._sliced and any(isinstance(x, Tensor) and x.requires_grad for x in pytree.tree_leaves(args)):
+                return given  # a slice belongs to the graph, or to the absence of one, in which it was taken
+            self._args = (args, given)
         return self._args[1]
 
     # --- parts of a term

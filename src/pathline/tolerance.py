@@ -37,9 +37,9 @@ class Tolerance:
         return torch.linalg.vector_norm(scaled).item() / math.sqrt(n) if n else 0.0
 
     def norms(self, scaled: Tensor) -> Tensor:
-        """The root mean square of each row of the first dimension, ``(rows,)``."""
+        """The root mean square of each row of the first dimension, ``(rows,)``, in double precision."""
         flat = scaled.reshape(len(scaled), -1)
-        return torch.linalg.vector_norm(flat, dim=1) / math.sqrt(max(flat.shape[1], 1))
+        return torch.linalg.vector_norm(flat, dim=1).double() / math.sqrt(max(flat.shape[1], 1))
 
     def select(self, index: Tensor) -> Tolerance:
         """The tolerance of some rows."""

@@ -8,7 +8,8 @@ import pytest
 
 import pathline
 from benchmarks.enright_pryce import METHODS, TOLERANCES, measure
-from pathline.testing import ORDER_PROBLEMS, check_dense_order, check_order, measured_order
+from pathline.testing import check_dense_order, check_order, measured_order
+from pathline.testing.problems import order_problems
 from tests.problems import ENRIGHT_PRYCE
 
 ORDERS = {
@@ -32,17 +33,16 @@ def test_registry_knows_the_order_in_print(method):
     assert pathline.METHODS[method].order == ORDERS[method]
 
 
+CASES = [
+    (name, problem) for name in sorted(pathline.METHODS) for problem in order_problems(pathline.METHODS[name].needs)
+]
+
+
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-@pytest.mark.parametrize("problem", ORDER_PROBLEMS, ids=lambda p: p.name)
-@pytest.mark.parametrize("method", sorted(pathline.METHODS))
-def test_order(method, problem, backward):
+@pytest.mark.parametrize(("method", "problem"), CASES, ids=lambda x: x if isinstance(x, str) else x.name)
+def test_orders(method, problem, backward):
+    """At the ends of the steps and between them: one solve serves both."""
     check_order(method, problem, backward=backward)
-
-
-@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
-@pytest.mark.parametrize("problem", ORDER_PROBLEMS, ids=lambda p: p.name)
-@pytest.mark.parametrize("method", sorted(pathline.METHODS))
-def test_dense_order(method, problem, backward):
     check_dense_order(method, problem, backward=backward)
 
 

@@ -11,7 +11,15 @@ from torch import nn
 
 import pathline
 from pathline.solvers import RungeKutta
-from pathline.testing import check_field, check_gradient, check_order, check_solver, finite_difference, relative_error
+from pathline.testing import (
+    check_dense_order,
+    check_field,
+    check_gradient,
+    check_order,
+    check_solver,
+    finite_difference,
+    relative_error,
+)
 from pathline.testing.gradients import _compare
 from pathline.testing.problems import LINEAR, NONLINEAR
 from pathline.testing.solvers import SOLVER_CHECKS
@@ -41,7 +49,7 @@ def test_a_method_below_its_order_is_found(registry):
     with pytest.raises(AssertionError, match="Expected liar to converge"):
         check_order(name, NONLINEAR)
     with pytest.raises(AssertionError, match="dense output of liar"):
-        SOLVER_CHECKS["dense order"](name)
+        check_dense_order(name, NONLINEAR)
     with pytest.raises(AssertionError):
         check_solver(name)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pathline.gradients.base import Kept, gather, move_end, move_start, timed
-from pathline.loop import Problem, integrate
+from pathline.gradients.base import Kept, gather, move_end, move_start, run, timed
+from pathline.loop import Problem
 
 
 @dataclass(frozen=True)
@@ -18,5 +18,5 @@ class Backprop:
     def solve(self, problem: Problem, y0: Tensor, t: Tensor | None, args: Any, field: Any) -> Kept:
         """Solve under the caller's grad mode."""
         start = move_start(problem, y0, t, args)
-        kept = gather(problem, integrate(problem, start, args, **timed(problem, t, args)))
+        kept = gather(problem, run(problem, start, args, **timed(problem, t, args)))
         return move_end(problem, kept, t, args)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from pathline._structure import real_dtype
-from pathline.loop import Problem, Result
+from pathline.events import EventRecord
+from pathline.loop import Problem, integrate
+from pathline.row_loop import RowResult, integrate_rows
+from pathline.row_saving import Due, laid
+from pathline.solvers.base import spread
+from pathline.status import Status
 
 
 @dataclass
@@ -22,13 +26,20 @@ class Kept:
         rows: the leaves of the rows at the requested times, ``(n, *)`` each.
         curve: ``(steps, degree + 1, *state)`` and the ends of the steps, with ``Save(dense=True)``.
         y1: the last state.
-        result: what the loop returned; its tensors may lack the gradient that ``rows``, ``curve`` and ``y1`` carry.
+        result: what the loop returned, a `Result` or a `RowResult`; its tensors may lack the gradient that ``rows``,
+            ``curve`` and ``y1`` carry.
+        reached: ``(n, batch)``, which rows were reached; on the per-sample clock alone.
+        t1: the time of ``y1`` with its gradient, where events may have ended the solve.
+        events: what happened at them.
     """
 
     rows: tuple[Tensor, ...]
     curve: Tensor | None
     y1: Tensor
-    result: Result
+    result: Any
+    reached: Tensor | None = None
+    t1: Tensor | None = None
+    events: dict[Any, EventRecord] = field(default_factory=dict)
 
 
 class Gradient(Protocol):
@@ -39,8 +50,15 @@ class Gradient(Protocol):
         ...
 
 
-def gather(problem: Problem, result: Result) -> Kept:
+def run(problem: Problem, y0: Tensor, args: Any, **options: Any) -> Any:
+    """The loop of the problem's clock."""
+    return (integrate_rows if problem.per_sample else integrate)(problem, y0, args, **options)
+
+
+def gather(problem: Problem, result: Any) -> Kept:
     """Lay the outputs of the steps one behind the other."""
+    if problem.per_sample:
+        return _gather_rows(problem, result)
     dense = problem.save.dense
     columns: list[list[Tensor]] = [[leaf] for leaf in result.first]
     for piece in result.pieces:
@@ -49,6 +67,22 @@ def gather(problem: Problem, result: Result) -> Kept:
     curve = torch.stack([piece.outputs[-1] for piece in result.pieces]) if dense and result.pieces else None
     rows = tuple(torch.cat(column) if len(column) > 1 else column[0] for column in columns)
     return Kept(rows, curve, result.y1, result)
+
+
+def _gather_rows(problem: Problem, result: RowResult) -> Kept:
+    pieces = [piece for piece in result.pieces if len(piece.due)]
+    places = [result.first_due.place, *(piece.due.place for piece in pieces)]
+    batch = len(result.valid)
+    n = int(result.valid.max()) if problem.save.steps and batch else len(problem.times)
+    reached = torch.ones(n, batch, dtype=torch.bool, device=result.y1.device)
+    rows: list[Tensor] = []
+    for i, first in enumerate(result.first):
+        values = torch.cat([first, *(piece.outputs[i] for piece in pieces)])
+        leaf, reached = laid(values, places, (n, batch)) if batch else (values.new_zeros(n, *values.shape), reached)
+        rows.append(leaf)
+    curves = [piece.curve for piece in result.pieces if piece.curve is not None]
+    curve = torch.cat(curves) if problem.save.dense and curves else None
+    return Kept(tuple(rows), curve, result.y1, result, reached)
 
 
 # --- gradients to times ------------------------------------------------------------------------------------------
@@ -64,10 +98,10 @@ def move(y: Tensor, t: Tensor, rate: Callable[[Tensor, Tensor], Tensor]) -> Tens
     """``y`` with the derivatives of the solution with respect to its time, right to second order.
 
     A midpoint step of length zero: the value is ``y``, the derivative ``f(t, y)``, the second ``f_t + f_y f``, and the
-    mixed one ``f_y``.
+    mixed one ``f_y``. With one clock a sample ``t`` is ``(rows,)``.
     """
     here, h = t.detach(), t - t.detach()
-    step = h.to(real_dtype(y.dtype))
+    step = spread(h, y)
     halfway = y + (step / 2) * rate(here, y)
     return y + step * rate(here + h / 2, halfway)
 
@@ -77,7 +111,7 @@ def move_start(problem: Problem, y0: Tensor, t: Tensor | None, args: Any) -> Ten
     if t is None or problem.controller.exact_times:
         return y0
     here, h = t[0].detach(), t[0] - t[0].detach()
-    step = h.to(real_dtype(y0.dtype))
+    step = spread(h, y0)
     # The same step backwards, from the moved time to where the solve begins.
     halfway = y0 - (step / 2) * problem.term.rate(here + h, y0, args)
     return y0 - step * problem.term.rate(here + h / 2, halfway, args)
@@ -85,9 +119,16 @@ def move_start(problem: Problem, y0: Tensor, t: Tensor | None, args: Any) -> Ten
 
 def move_end(problem: Problem, kept: Kept, t: Tensor | None, args: Any) -> Kept:
     """The last state with its derivative with respect to the last time, unless fixed steps carry it."""
-    if t is None or problem.controller.exact_times or not kept.result.status:
+    if t is None or problem.controller.exact_times:
         return kept
-    return replace(kept, y1=move(kept.y1, t[-1], lambda t1, y: problem.term.rate(t1, y, args)))
+    if problem.per_sample:
+        at_end = (kept.result.code == 0) & (t[-1] == kept.result.t1)
+        end = torch.where(at_end, t[-1], kept.result.t1)
+    elif kept.result.status is Status.SUCCESS:
+        end = t[-1]
+    else:
+        return kept
+    return replace(kept, y1=move(kept.y1, end, lambda t1, y: problem.term.rate(t1, y, args)))
 
 
 def timed(problem: Problem, t: Tensor | None, args: Any) -> dict[str, Any]:
@@ -95,13 +136,17 @@ def timed(problem: Problem, t: Tensor | None, args: Any) -> dict[str, Any]:
     if t is None:
         return {}
     if problem.controller.exact_times:
-        return {"times": list(t.double().unbind())}
+        return {"times": t.double() if problem.per_sample else list(t.double().unbind())}
+    rate = problem.term.rate
 
     def moved(rows: Tensor, due: slice) -> Tensor:
-        rate = problem.term.rate
         return torch.stack([move(y, ti, lambda s, x: rate(s, x, args)) for y, ti in zip(rows, t[due], strict=True)])
 
-    return {"moved": moved}
+    def moved_entries(values: Tensor, due: Due) -> Tensor:
+        term = problem.term.select(due.sample)
+        return move(values, t[due.place], lambda s, x: term.rate(s, x, args))
+
+    return {"moved": moved_entries if problem.per_sample else moved}
 
 
 # --- vector-Jacobian products ------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def prepare(problem: Problem, y0: Tensor, args: Any, field: Any) -> Recipe:
     """Find what a solve depends on, with one evaluation of the field (which serves as the first slope)."""
     inputs = find((field, problem.save.fn), args)
     recipe = Recipe(problem, inputs, _autocast(y0.device.type))
-    if problem.solver.needs != "rate":
+    if problem.solver.needs == "contract":
         return recipe
     if transforming():  # a transform hands tensors in through places, which the search sees
         return recipe

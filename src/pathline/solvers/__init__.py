@@ -6,10 +6,12 @@ from typing import Any
 
 from pathline._registry import look_up
 from pathline.solvers.base import Solver, Step
+from pathline.solvers.reversible import REVERSIBLE, Reversible
 from pathline.solvers.runge_kutta import RungeKutta
+from pathline.solvers.symplectic import SYMPLECTIC
 from pathline.tableaus import TABLEAUS
 
-__all__ = ["METHODS", "RungeKutta", "Solver", "Step", "find_solver"]
+__all__ = ["METHODS", "Reversible", "RungeKutta", "Solver", "Step", "find_solver"]
 
 #: The error estimate of tsit5 swings more than others do: under the classical controller it is rejected twice as often.
 GAINS = {"tsit5": (0.2, 0.8, 0.0)}
@@ -18,6 +20,7 @@ GAINS = {"tsit5": (0.2, 0.8, 0.0)}
 METHODS: dict[str, Any] = {
     name: RungeKutta(tableau, GAINS.get(name, (0.0, 1.0, 0.0))) for name, tableau in TABLEAUS.items()
 }
+METHODS |= SYMPLECTIC | REVERSIBLE
 
 
 def find_solver(method: str | Solver) -> Solver:

@@ -165,6 +165,41 @@ def lasting(carry: Any) -> Any:
     )
 
 
+class Packed:
+    """A carry taken apart: the floating tensors, which gradients pass through, and the rest.
+
+    Args:
+        carry: without memories.
+    """
+
+    def __init__(self, carry: Any) -> None:
+        self.leaves, self.spec = pytree.tree_flatten(carry)
+        self.places = [i for i, x in enumerate(self.leaves) if isinstance(x, Tensor) and _floats(x)]
+
+    def take(self) -> list[Tensor]:
+        """The floating tensors; they are not kept here."""
+        taken = [self.leaves[i] for i in self.places]
+        for i in self.places:
+            self.leaves[i] = None
+        return taken
+
+    def with_(self, tensors: Sequence[Tensor]) -> Any:
+        """The carry with these floating tensors."""
+        leaves = list(self.leaves)
+        for i, x in zip(self.places, tensors, strict=True):
+            leaves[i] = x
+        return pytree.tree_unflatten(leaves, self.spec)
+
+
+def floating(carry: Any) -> list[Tensor]:
+    """The floating tensors of a carry, without those of its memories."""
+    return [x for x in pytree.tree_leaves(lasting(carry)) if isinstance(x, Tensor) and _floats(x)]
+
+
+def _floats(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
+
+
 def rows_of(carry: Any, index: Tensor) -> Any:
     """The carry of some rows."""
     if isinstance(carry, Tensor):

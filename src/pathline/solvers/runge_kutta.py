@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pathline._structure import host
-from pathline.solvers.base import Weights, combine, sparse
+from pathline.solvers.base import Weights, combine, sparse, spread
 
 if TYPE_CHECKING:
     from pathline.tableaus import Tableau
@@ -106,14 +106,19 @@ class RungeKutta:
         if not self._errors:
             return None
         with torch.no_grad():
-            h = host(dt)
+            h = host(dt) if not isinstance(dt, Tensor) or dt.dim() == 0 else spread(dt, ks[0])
             estimates = [_weighted(h, weights, ks) for weights in self._errors]
         return estimates[0] if len(estimates) == 1 else (estimates[0], estimates[1])
 
 
-def _weighted(dt: float, weights: Weights, ks: Sequence[Tensor]) -> Tensor:
+def _weighted(dt: Any, weights: Weights, ks: Sequence[Tensor]) -> Tensor:
     """``dt * sum(w * k)``."""
     (first, scale), *rest = weights
+    if isinstance(dt, Tensor):
+        total = ks[first] * scale
+        for i, w in rest:
+            total.add_(ks[i], alpha=w)
+        return total.mul_(dt)
     total = ks[first] * (dt * scale)
     for i, w in rest:
         total.add_(ks[i], alpha=dt * w)
@@ -164,13 +169,25 @@ class RungeKuttaStep:
 
     def slopes(self) -> Tensor:
         """``(stages with the extra ones, *state)``."""
-        solver, ks = self.solver, self.ks
+        self._end_slope()
+        self._extra_stages(self.ks)
+        return torch.stack(self.ks)
+
+    def _end_slope(self) -> None:
+        if not self.solver.fsal and len(self.ks) == self.solver.stages:
+            self.ks.append(self.term.rate(self.t1, self.y1, self.args))
+
+    def _extra_stages(self, ks: list[Tensor]) -> None:
         dt = self.t1 - self.t0
-        for c, row in solver._extra[len(ks) - solver.stages :]:
-            end = c == 1.0 and row is solver._weights
-            y = self.y1 if end else combine(self.y0, dt, row, ks)
-            ks.append(self.term.rate(self.t1 if end else self.t0 + c * dt, y, self.args))
-        return torch.stack(ks)
+        for c, row in self.solver._extra[len(ks) - self.solver.stages :]:
+            ks.append(self.term.rate(self.t0 + c * dt, combine(self.y0, dt, row, ks), self.args))
+
+    def _of(self, rows: Tensor) -> RungeKuttaStep:
+        """The step of some rows. The slope at the end is computed for all: it is the next carry."""
+        self._end_slope()
+        ks = [k[rows] for k in self.ks]
+        y0, y1, t0, t1 = (x[rows] for x in (self.y0, self.y1, self.t0, self.t1))  # pyright: ignore[reportIndexIssue]
+        return RungeKuttaStep(self.solver, self.term.select(rows), t0, t1, y0, y1, ks, self.args, None)
 
     def rows(self, times: Sequence[float] | Tensor) -> Tensor:
         """``(len(times), *state)``: dense output at times inside the step."""
@@ -178,10 +195,15 @@ class RungeKuttaStep:
         slopes = self.slopes()
         return self.y0 + _product(weights, slopes)
 
-    def coefficients(self) -> Tensor:
+    def coefficients(self, rows: Tensor | None = None) -> Tensor:
         """``(degree + 1, *state)``: dense output in powers of theta."""
+        if rows is not None:
+            return self._of(rows).coefficients()
         slopes = self.slopes()
         dt = self.t1 - self.t0
+        if isinstance(dt, Tensor) and dt.dim():
+            terms = _product(self.solver._polynomial.to(slopes.device), slopes) * spread(dt, self.y0)
+            return torch.cat([self.y0.unsqueeze(0), terms])
         matrix = self.solver._polynomial.to(slopes.device) * dt
         return torch.cat([self.y0.unsqueeze(0), _product(matrix, slopes)])
 

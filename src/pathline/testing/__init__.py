@@ -9,7 +9,15 @@ from pathline.testing.fields import check_field
 from pathline.testing.gradients import check_gradient, finite_difference, relative_error
 from pathline.testing.memory import TensorMemory, peak_memory
 from pathline.testing.orders import dense_order, equal_steps, measured_order, step_order
-from pathline.testing.problems import LINEAR, NON_AUTONOMOUS, NONLINEAR, ORDER_PROBLEMS, Problem
+from pathline.testing.problems import (
+    LINEAR,
+    NON_AUTONOMOUS,
+    NONLINEAR,
+    ORDER_PROBLEMS,
+    SEPARABLE_PROBLEMS,
+    Problem,
+    order_problems,
+)
 from pathline.testing.solvers import SOLVER_CHECKS, check_dense_order, check_order, check_solver
 
 __all__ = [
@@ -17,6 +25,7 @@ __all__ = [
     "NONLINEAR",
     "NON_AUTONOMOUS",
     "ORDER_PROBLEMS",
+    "SEPARABLE_PROBLEMS",
     "SOLVER_CHECKS",
     "Problem",
     "TensorMemory",
@@ -29,6 +38,7 @@ __all__ = [
     "equal_steps",
     "finite_difference",
     "measured_order",
+    "order_problems",
     "peak_memory",
     "relative_error",
     "step_order",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,9 @@ from pathline.testing.problems import Problem
 STEPS = tuple(start * 2**k for k in range(7) for start in (4, 6) if start * 2**k <= 256)
 
 
-def measured_order(error: Callable[[int], float], *, floor: float = 2e-14, ceiling: float = 0.1) -> float:
+def measured_order(
+    error: Callable[[int], float], *, floor: float = 2e-14, ceiling: float = 0.1, most: int = STEPS[-1]
+) -> float:
     """The slope of log(error) against log(steps), by regression over the usable halvings of the step.
 
     Step sizes are usable while the error lies between ``ceiling`` (above it the leading term doesn't lead yet) and
@@ -26,6 +30,7 @@ def measured_order(error: Callable[[int], float], *, floor: float = 2e-14, ceili
         error: the error with a given number of equal steps.
         floor: the smallest usable error.
         ceiling: the largest usable error.
+        most: the largest number of steps to take.
 
     Returns:
         The measured order, positive for a method that converges.
@@ -38,7 +43,7 @@ def measured_order(error: Callable[[int], float], *, floor: float = 2e-14, ceili
         4.0
     """
     usable: list[tuple[float, float]] = []
-    for steps in STEPS:
+    for steps in (n for n in STEPS if n <= most):
         size = error(steps)
         if not math.isfinite(size):
             raise AssertionError(f"Expected a finite error with {steps} steps, came {size}. Look for NaN in the step.")
@@ -70,13 +75,23 @@ def equal_steps(
     Returns:
         The solution, in float64.
     """
+    solver = pathline.METHODS[method]
     start, stop = reversed(problem.span) if backward else problem.span
     y0 = problem.at(start) if backward else problem.start()
-    dt = abs(stop - start) / steps
-    if pathline.METHODS[method].adaptive:
-        controller = pathline.FixedStep(dt)
-        return pathline.solve(problem.field, y0, (start, stop), method=method, controller=controller, save=save)
-    return pathline.solve(problem.field, y0, (start, stop), method=method, dt=dt, save=save)
+    with torch.no_grad():
+        return pathline.solve(
+            problem.posed(solver.needs),
+            y0,
+            (start, stop),
+            method=method,
+            save=save,
+            **fixed(method, abs(stop - start) / steps),
+        )
+
+
+def fixed(method: str, dt: float) -> dict[str, Any]:
+    """The options of ``pathline.solve`` for equal steps of a method, adaptive or not."""
+    return {"controller": pathline.FixedStep(dt)} if pathline.METHODS[method].adaptive else {"dt": dt}
 
 
 def step_order(method: str, problem: Problem, *, backward: bool = False) -> float:
@@ -89,12 +104,9 @@ def step_order(method: str, problem: Problem, *, backward: bool = False) -> floa
         >>> 3.9 < step_order("rk4", LINEAR) < 4.2
         True
     """
-
-    def error(steps: int) -> float:
-        solution = equal_steps(method, problem, steps, backward=backward, save=pathline.Save(steps=True))
-        return _distance(solution.ys, _exact(problem, solution.ts))
-
-    return measured_order(error)
+    return measured_order(
+        lambda n: _errors(pathline.METHODS[method], method, problem, n, backward)[0], most=_most(method)
+    )
 
 
 def dense_order(method: str, problem: Problem, *, backward: bool = False) -> float:
@@ -105,20 +117,31 @@ def dense_order(method: str, problem: Problem, *, backward: bool = False) -> flo
         >>> 3.7 < dense_order("rk4", LINEAR) < 4.3
         True
     """
-    low, high = problem.span
-    inside = torch.linspace(low, high, 201, dtype=torch.float64)[1:-1]
-    exact = _exact(problem, inside)
-
-    def error(steps: int) -> float:
-        curve = equal_steps(method, problem, steps, backward=backward, save=pathline.Save(dense=True))
-        return _distance(curve(inside), exact)
-
-    return measured_order(error)
+    return measured_order(
+        lambda n: _errors(pathline.METHODS[method], method, problem, n, backward)[1], most=_most(method)
+    )
 
 
-def _exact(problem: Problem, times: Tensor) -> Tensor:
+def _most(method: str) -> int:
+    """Steps of an implicit method cost a system of equations each; those of higher order need fewer."""
+    solver = pathline.METHODS[method]
+    return 96 if getattr(solver, "implicit", False) and solver.order > 2 else STEPS[-1]
+
+
+@lru_cache(maxsize=64)
+def _errors(solver: Any, method: str, problem: Problem, steps: int, backward: bool) -> tuple[float, float]:
+    """The largest errors at the ends of the steps and between them, of one solve (``solver`` is the cache's key)."""
+    solution = equal_steps(method, problem, steps, backward=backward, save=pathline.Save(steps=True, dense=True))
+    inside = torch.linspace(*problem.span, 201, dtype=torch.float64)[1:-1]
+    ends = distance(solution.ys, exact_rows(problem, solution.ts))
+    return ends, distance(solution(inside), exact_rows(problem, inside))
+
+
+def exact_rows(problem: Problem, times: Tensor) -> Tensor:
+    """The closed form at some times, shape (times, n)."""
     return torch.stack([problem.at(t) for t in times.tolist()])
 
 
-def _distance(y: Tensor, exact: Tensor) -> float:
+def distance(y: Tensor, exact: Tensor) -> float:
+    """max |y - exact| / (1 + |exact|)."""
     return float(((y - exact).abs() / (1.0 + exact.abs())).max())

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pathline.terms import Separable, Sum, Term
+
 Rate = Callable[[Tensor, Tensor], Tensor]
 Curve = Callable[[float], Sequence[float]]
 
@@ -26,11 +28,12 @@ class Problem:
         exact: the solution as a function of a time, where there is a closed form.
         reference: the state at the end of the span, computed by other means where there is none; one row for each of
             ``times`` where those are given.
-        times: where along the span the state is known without a closed form; the end alone by default.
-        atol: the absolute tolerance to solve it with, as a multiple of the relative one.
         stiffness: the largest eigenvalue of df/dy along the solution in absolute value, roughly.
         tags: words to select by.
         about: what it models.
+        times: where along the span the state is known without a closed form; the end alone by default.
+        atol: the absolute tolerance to solve it with, as a multiple of the relative one.
+        split: ``kick(t, q)`` and ``drift(t, p)`` where the field is separable and the state holds q, then p.
 
     Example:
         >>> from pathline.testing import LINEAR
@@ -44,11 +47,12 @@ class Problem:
     span: tuple[float, float]
     exact: Curve | None = None
     reference: Callable[[], Sequence[float] | Sequence[Sequence[float]]] | None = None
-    times: tuple[float, ...] = ()
-    atol: float = 1.0
     stiffness: float = 1.0
     tags: frozenset[str] = dataclasses.field(default_factory=frozenset)
     about: str = ""
+    times: tuple[float, ...] = ()
+    atol: float = 1.0
+    split: tuple[Rate, Rate] | None = None
 
     def start(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """The initial state, shape (n,)."""
@@ -87,6 +91,25 @@ class Problem:
         found = torch.tensor(self.reference(), dtype=torch.float64)
         return found if found.dim() == 2 else found.unsqueeze(0)
 
+    def posed(self, needs: str = "rate") -> Rate | Term:
+        """The field in the form that a solver needs: as it is, in two parts, or split.
+
+        The parts are ``f / 2 - 0.7 y`` and ``f / 2 + 0.7 y``, so that both matter and both see the time.
+
+        Raises:
+            LookupError: the field isn't separable, and the solver needs that.
+        """
+        if needs == "parts":
+            return Sum(
+                lambda t, y: 0.5 * self.field(t, y) - 0.7 * y,
+                lambda t, y: 0.5 * self.field(t, y) + 0.7 * y,
+            )
+        if needs == "split":
+            if self.split is None:
+                raise LookupError(f"{self.name} isn't separable. Take one of `SEPARABLE_PROBLEMS`.")
+            return Separable(*self.split)
+        return self.field
+
 
 def _linear(t: Tensor, y: Tensor) -> Tensor:
     u, v = y.unbind(-1)
@@ -98,15 +121,40 @@ def _linear_exact(t: float) -> Sequence[float]:
     return decay * (c + 0.5 * s), decay * (0.5 * c - s)
 
 
-def _swinging(t: Tensor, y: Tensor) -> Tensor:
+def _turned(y: Tensor) -> Tensor:
+    """(u, v) by a quarter turn."""
     u, v = y.unbind(-1)
-    turn = 2.0 * torch.cos(t)
-    return torch.stack((turn * v - 0.3 * u, -turn * u - 0.3 * v), -1)
+    return torch.stack((v, -u), -1)
+
+
+def _swinging(t: Tensor, y: Tensor) -> Tensor:
+    return 2.0 * torch.cos(t) * _turned(y) - 0.3 * y
 
 
 def _swinging_exact(t: float) -> Sequence[float]:
     angle, decay = 2.0 * math.sin(t), math.exp(-0.3 * t)
     return decay * math.cos(angle), -decay * math.sin(angle)
+
+
+def _turning(t: Tensor, y: Tensor) -> Tensor:
+    return 2.0 * _turned(y)
+
+
+def _turning_exact(t: float) -> Sequence[float]:
+    return math.cos(2.0 * t), -math.sin(2.0 * t)
+
+
+def _to_and_fro(t: Tensor, y: Tensor) -> Tensor:
+    return 2.0 * torch.cos(t) * _turned(y)
+
+
+def _to_and_fro_exact(t: float) -> Sequence[float]:
+    angle = 2.0 * math.sin(t)
+    return math.cos(angle), -math.sin(angle)
+
+
+def _pull(t: Tensor, q: Tensor) -> Tensor:
+    return -q / q.square().sum(-1, keepdim=True) ** 1.5
 
 
 def kepler(t: Tensor, y: Tensor) -> Tensor:
@@ -159,8 +207,39 @@ NONLINEAR = Problem(
     y0=tuple(kepler_orbit(0.5)(0.5)),
     span=(0.5, 2.5),
     exact=kepler_orbit(0.5),
+    split=(_pull, lambda t, p: p),
     stiffness=2.8,
     tags=frozenset({"order", "autonomous", "nonlinear"}),
     about="an orbit of eccentricity 0.5",
 )
 ORDER_PROBLEMS: tuple[Problem, ...] = (LINEAR, NON_AUTONOMOUS, NONLINEAR)
+
+SEPARABLE_LINEAR = Problem(
+    name="separable linear",
+    field=_turning,
+    y0=tuple(_turning_exact(0.2)),
+    span=(0.2, 2.2),
+    exact=_turning_exact,
+    split=(lambda t, q: -2.0 * q, lambda t, p: 2.0 * p),
+    stiffness=2.0,
+    tags=frozenset({"order", "autonomous"}),
+    about="a rotation",
+)
+SEPARABLE_NON_AUTONOMOUS = Problem(
+    name="separable non-autonomous",
+    field=_to_and_fro,
+    y0=tuple(_to_and_fro_exact(0.2)),
+    span=(0.2, 2.2),
+    exact=_to_and_fro_exact,
+    split=(lambda t, q: -2.0 * torch.cos(t) * q, lambda t, p: 2.0 * torch.cos(t) * p),
+    stiffness=2.0,
+    tags=frozenset({"order"}),
+    about="a rotation to and fro; both halves depend on time",
+)
+#: For methods that kick and drift; the orbit is separable already.
+SEPARABLE_PROBLEMS: tuple[Problem, ...] = (SEPARABLE_LINEAR, SEPARABLE_NON_AUTONOMOUS, NONLINEAR)
+
+
+def order_problems(needs: str) -> tuple[Problem, ...]:
+    """The linear, the non-autonomous and the nonlinear problem for solvers with a need."""
+    return SEPARABLE_PROBLEMS if needs == "split" else ORDER_PROBLEMS

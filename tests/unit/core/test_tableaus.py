@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathline.tableaus import TABLEAUS, Tableau, dense_order_of, order_of, printed, rooted_trees
+from pathline.tableaus import (
+    TABLEAUS,
+    Tableau,
+    _density,
+    _nodes,
+    _square,
+    _stage_weights,
+    dense_order_of,
+    order_of,
+    printed,
+    rooted_trees,
+)
 
 RATIONAL = {
     "euler": (1, []),
@@ -20,11 +31,12 @@ RATIONAL = {
     "rk4": (4, []),
     "rk4_38": (4, []),
     "fehlberg2": (2, [1]),
+    "adaptive_heun": (2, [1]),
     "bosh3": (3, [2]),
     "dopri5": (5, [4]),
 }
-DECIMAL = {"tsit5": (5, [4]), "dopri8": (8, [5, 3])}
-DENSE = {"bosh3": 3, "tsit5": 4, "dopri5": 4, "dopri8": 7, "rk4": 3, "rk4_38": 3, "heun3": 3}
+DECIMAL = {"tsit5": (5, [4]), "vern7": (7, [6]), "dopri8": (8, [5, 3])}
+DENSE = {"bosh3": 3, "tsit5": 4, "dopri5": 4, "vern7": 6, "dopri8": 7, "rk4": 3, "rk4_38": 3, "heun3": 3}
 STAGES = {
     "euler": 1,
     "heun": 2,
@@ -34,6 +46,7 @@ STAGES = {
     "bosh3": 4,
     "tsit5": 7,
     "dopri5": 7,
+    "vern7": 10,
     "dopri8": 12,
 }
 
@@ -76,7 +89,7 @@ def test_first_same_as_last(name):
 
 @pytest.mark.parametrize("name", TABLEAUS)
 def test_order_of_the_error_estimate(name):
-    expected = {"fehlberg2": 1, "bosh3": 2, "tsit5": 4, "dopri5": 4, "dopri8": 7}
+    expected = {"fehlberg2": 1, "adaptive_heun": 1, "bosh3": 2, "tsit5": 4, "dopri5": 4, "vern7": 6, "dopri8": 7}
     assert TABLEAUS[name].embedded_order == expected.get(name)
 
 
@@ -97,6 +110,26 @@ def test_dense_output_starts_at_the_start_and_ends_at_the_end(name):
     last[tableau.stages - tableau.fsal] = 1.0
     np.testing.assert_allclose(weights[:, 0], first, atol=1e-12)
     np.testing.assert_allclose(weights @ np.arange(1, weights.shape[1] + 1), last, atol=1e-10)
+
+
+def test_the_digits_of_verners_pair():
+    """Twenty digits: every condition of the pair and of its dense output, in exact fractions."""
+    tableau = TABLEAUS["vern7"]
+    stages = (*tableau.a, tableau.b, *(row for _, row in tableau.extra))
+    pad = [F(0)] * (len(stages) - len(tableau.b))
+    for weights, order in ((tableau.b, 7), (tableau.embedded[0], 6)):
+        assert max(map(abs, residuals([*weights, *pad], stages, order, lambda n: F(1)))) < F(1, 10**16)
+    for k in range(7):
+        weights = [row[k] for row in tableau.dense]
+        power = residuals(weights, stages, 6, lambda n, k=k: F(int(n == k + 1)))
+        assert max(map(abs, power)) < F(1, 10**15), k
+
+
+def residuals(weights, stages, order, scale):
+    """``sum b_i Phi_i(tree) - scale(nodes) / density`` for every tree up to the order, in exact fractions."""
+    phi = _stage_weights(_square(stages, object))
+    trees = [tree for n in range(1, order + 1) for tree in rooted_trees(n)]
+    return [np.array(weights) @ phi(tree) - scale(_nodes(tree)) / _density(tree) for tree in trees]
 
 
 def test_rooted_trees_are_counted_as_in_the_book():

@@ -1,0 +1,338 @@
+"""The augmented system that the adjoint method integrates backwards, between two output times."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathline._structure import Structure, host
+from pathline.controllers import PID, Controller, Grid
+from pathline.gradients.base import Sum, inner
+from pathline.gradients.recompute import Recipe, Tape
+from pathline.loop import Hooks, Problem, Result, integrate
+from pathline.saving import Save
+from pathline.solvers import find_solver
+from pathline.stats import Stats
+from pathline.status import ERRORS, Status
+from pathline.terms import Bound, Term
+from pathline.tolerance import Tolerance
+
+if TYPE_CHECKING:
+    from pathline.gradients.adjoint import Adjoint
+
+#: How far, relative to its size, the state may miss its stored value when it is integrated backwards.
+RECONSTRUCTION = 1e-2
+
+
+class Backward:
+    """``(y, a)`` stacked in one tensor, and the sums of the parameters' quadratures.
+
+    Args:
+        config: of the backward solve.
+        recipe: of the forward solve.
+        inputs: the tensors that the field reads.
+        create_graph: whether the gradient is to be differentiated in turn.
+        timed: whether the times require grad.
+    """
+
+    def __init__(
+        self, config: Adjoint, recipe: Recipe, inputs: Sequence[Tensor], create_graph: bool, *, timed: bool
+    ) -> None:
+        self.config, self.create_graph, self.timed = config, create_graph, timed
+        self.problem = problem = recipe.problem
+        self.solver = problem.solver if config.method is None else find_solver(config.method)
+        self.rtol = problem.rtol if config.rtol is None else config.rtol
+        self.atol = problem.atol if config.atol is None else config.atol
+        self.controller = config.controller or problem.controller
+        self.stats = Stats()
+        self.field = problem.term.counting(self.stats)
+        self.tape = Tape(recipe, None, inputs, create_graph)
+        self.total = Sum(len(inputs), in_place=not (create_graph or self.tape.transform))
+        self.first_step: float | None = None
+        self.missed: list[Tensor] = []
+        points = (getattr(self.solver, "dense_order", 3) + 2) // 2
+        self.nodes, self.weights = np.polynomial.legendre.leggauss(points)
+
+    # --- the parts of the state; another layout replaces these
+
+    def pack(self, y: Tensor, a: Tensor, scale: Tensor) -> Tensor:
+        """The state of the backward solve; ``a`` comes divided by ``scale``."""
+        return torch.stack([y, a])
+
+    def unpack(self, state: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """``y``, and ``a`` still divided by ``scale``, at the end of an interval."""
+        return state[0], state[1]
+
+    def parts(self, state: Tensor, scale: Tensor | float = 1.0) -> tuple[Any, ...]:
+        """What a norm or, with the adjoint at its own scale, a hook sees."""
+        unravel = self.problem.structure.unravel
+        return unravel(state[0]), unravel(state[1] * scale)
+
+    def tolerance(self, value: Any, start: Tensor, name: str) -> float | Tensor:
+        """A tolerance of the forward state, for the state of the backward solve."""
+        return value
+
+    def rates(self, t: Tensor, state: Tensor) -> Tensor:
+        """``d/dt (y, a) = (f, -a^T df/dy)``."""
+        y, a = state[0], state[1]
+        dy, (da,) = self._pull(t, y, a, parameters=False)
+        assert dy is not None
+        down = torch.zeros_like(a) if da is None else -da
+        return torch.stack([dy if self.create_graph else dy.detach(), down])
+
+    def accepted(self, a: float, b: float, step: Any, scale: Tensor) -> None:
+        """Add ``integral of a^T df/dtheta`` over one backward step."""
+        if not self.total.values:
+            return
+        half, middle = (b - a) / 2, (a + b) / 2
+        times = [middle + half * node for node in self.nodes]
+        for s, weight, (y, adjoint) in zip(times, self.weights, step.rows(times), strict=True):
+            _, grads = self._pull(s, y, adjoint * (scale * (-half * weight)), parameters=True)
+            self.total.add(grads)
+
+    def totals(self) -> Sequence[Tensor | None]:
+        """The gradients of the inputs."""
+        return self.total.values
+
+    # --- times
+
+    def slope(self, t: float, y: Tensor, g: Tensor) -> Tensor:
+        """The derivative by an output time, ``<g, f(t, y)>``."""
+        return inner(g, self.field.rate(t, y, self.tape.args))
+
+    def start_slope(self, t: float, y: Tensor, adjoint: Tensor) -> Tensor:
+        """The derivative by the first time, ``-<a, f(t, y)>``."""
+        return -inner(adjoint, self.field.rate(t, y, self.tape.args))
+
+    # --- one interval
+
+    def interval(
+        self,
+        t1: float,
+        t0: float,
+        y: Tensor,
+        before: Tensor,
+        adjoint: Tensor,
+        keep: Callable[[Result, Tensor], None] | None,
+    ) -> Tensor:
+        """The adjoint carried from ``t1``, where the state is ``y``, back to ``t0``, where it was ``before``."""
+        with torch.no_grad():
+            scale = adjoint.abs().max() if adjoint.numel() else adjoint.abs().sum()
+        if t0 == t1 or (keep is None and not scale.item()):
+            return adjoint
+        scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+        start = self.pack(y, adjoint / scale, scale)
+        problem = self._problem(t1, t0, start, scale, dense=keep is not None)
+        result = integrate(problem, start, None)
+        if not result.status:
+            raise ERRORS[result.status](_failed(result, t1, t0), None, result.status)
+        if keep is not None:
+            keep(result, scale)
+        back, adjoint = self.unpack(result.y1, scale)
+        with torch.no_grad():
+            size = torch.stack([before.abs().max(), y.abs().max()]).max().clamp_min(1e-6)
+            self.missed.append((back - before).abs().max() / size)
+        return adjoint * scale
+
+    def warn(self) -> None:
+        """Say so where the state, integrated backwards, did not come back to where it had been."""
+        worst = torch.stack(self.missed).max().item() if self.missed else 0.0
+        limit = max(RECONSTRUCTION, 10 * self.rtol) if isinstance(self.rtol, float) else RECONSTRUCTION
+        if not worst <= limit:
+            warnings.warn(
+                f"The adjoint integrated the state backwards and missed the forward solution by {worst:.0e} of its "
+                f"size (more than {limit:g}): the backward solve is unstable or its tolerance too loose, and "
+                'the gradient is unreliable. Use gradient="checkpointed", which is exact.',
+                stacklevel=2,
+            )
+
+    def _problem(self, t1: float, t0: float, start: Tensor, scale: Tensor, *, dense: bool) -> Problem:
+        config, structure = self.config, Structure(start)
+        rtol, atol = self.tolerance(self.rtol, start, "rtol"), self.tolerance(self.atol, start, "atol")
+        hooks = config.hooks or Hooks()
+
+        def accepted(a: Any, b: Any, state: Tensor, step: Any) -> None:
+            first, last = host(a), host(b)
+            self.first_step = abs(last - first) if self.first_step is None or last != t0 else self.first_step
+            self.accepted(first, last, step, scale)
+            if config.hooks is not None:
+                hooks.on_accept(a, b, self.parts(state, scale), step)  # pyright: ignore[reportArgumentType]
+
+        return Problem(
+            term=Bound(_Augmented(self), structure, start, Stats(), Tolerance(rtol, atol)),
+            solver=self.solver,
+            controller=self._controller(t1, t0),
+            structure=structure,
+            times=[t1, t0],
+            rtol=rtol,
+            atol=atol,
+            save=Save(dense=dense),
+            stats=self.stats,
+            max_steps=config.max_steps or self.problem.max_steps,
+            hooks=Hooks(self._shown(hooks.on_step, scale), accepted, self._shown(hooks.on_reject, scale)),
+        )
+
+    def _shown(self, hook: Any, scale: Tensor) -> Any:
+        """A hook that sees the parts of the state."""
+        if self.config.hooks is None:
+            return hook
+        return lambda a, b, state, *step: hook(a, b, self.parts(state, scale), *step)
+
+    def _controller(self, t1: float, t0: float) -> Controller:
+        controller = self.controller
+        if isinstance(controller, PID):
+            first = self.first_step if controller.first_step is None else controller.first_step
+            return replace(controller, first_step=first, norm=self.norm())
+        if isinstance(controller, Grid) and controller.times is not None:
+            low, high = min(t0, t1), max(t0, t1)
+            inside = [float(s) for s in controller.times if low < float(s) < high]
+            return Grid([t1, *sorted(inside, reverse=t0 < t1), t0])
+        return controller
+
+    def norm(self) -> Callable[[Tensor], Tensor | float] | None:
+        """Of the scaled error; None is the root mean square."""
+        norm = self.config.norm
+        return (lambda scaled: norm(self.parts(scaled))) if callable(norm) else None
+
+    def _pull(self, t: Any, y: Tensor, a: Tensor, *, parameters: bool) -> tuple[Tensor | None, Sequence[Tensor | None]]:
+        """The rate, and ``a^T df`` by the state or by the parameters."""
+
+        def piece(own: Sequence[Any], _: Any, args: Any) -> Sequence[Tensor | None]:
+            return [self.field.rate(t, own[0], args)]
+
+        keep = not parameters
+        dy, g_own, _, g_inputs = self.tape.pull(piece, [y], [a], host(t), parameters=parameters, keep=keep)
+        return dy, g_inputs if parameters else g_own
+
+
+class Controlled(Backward):
+    """``(a_t, y, a, a_theta...)`` in one vector: the adjoints of time and parameters under error control.
+
+    ``a_t' = -a^T df/dt`` and ``a_theta' = -a^T df/dtheta`` run on from interval to interval, in the widest dtype of
+    state and parameters.
+    """
+
+    def __init__(
+        self, config: Adjoint, recipe: Recipe, inputs: Sequence[Tensor], create_graph: bool, *, timed: bool
+    ) -> None:
+        super().__init__(config, recipe, inputs, create_graph, timed=timed)
+        term = recipe.problem.term
+        self.kinds = [x.dtype for x in inputs]
+        self.wide = torch.empty(0, dtype=recipe.problem.structure.dtype).dtype
+        for kind in self.kinds:
+            self.wide = torch.promote_types(self.wide, kind)
+        #: a_t and a_theta, unscaled, at the time reached.
+        self.sums = [
+            torch.zeros(shape, dtype=self.wide, device=term.device) for shape in [(), *(x.shape for x in inputs)]
+        ]
+        self.layout: Structure | None = None
+
+    def pack(self, y: Tensor, a: Tensor, scale: Tensor) -> Tensor:
+        """One vector, all but ``y`` divided by the scale."""
+        time, *inputs = (x / scale for x in self.sums)
+        parts = (time, y.to(self.wide), a.to(self.wide), *inputs)
+        self.layout = self.layout or Structure(parts)
+        return self.layout.ravel(parts)
+
+    def unpack(self, state: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """``y`` and ``a``; the others are kept for the next interval."""
+        time, y, a, *inputs = self._leaves(state)
+        self.sums = [x * scale for x in (time, *inputs)]
+        return self._narrow(y), self._narrow(a)
+
+    def parts(self, state: Tensor, scale: Tensor | float = 1.0) -> tuple[Any, ...]:
+        """``(a_t, y, a, *a_theta)``, ``y`` and ``a`` in the structure of the forward state."""
+        time, y, a, *inputs = self._leaves(state)
+        unravel = self.problem.structure.unravel
+        return time * scale, unravel(y), unravel(a * scale), *(x * scale for x in inputs)
+
+    def tolerance(self, value: Any, start: Tensor, name: str) -> float | Tensor:
+        """A number for all; a tensor of the forward state serves ``y`` and ``a``, its least element the others."""
+        assert self.layout is not None
+        if isinstance(value, Tensor) and value.dim():
+            least = value.min()
+            value = (least, value, value, *[least] * (len(self.sums) - 1))
+        elif isinstance(value, Tensor):
+            value = value.item()
+        return self.layout.broadcast(value, start, name)
+
+    def rates(self, t: Tensor, state: Tensor) -> Tensor:
+        """``d/dt (a_t, y, a, a_theta) = (-a^T df/dt, f, -a^T df/dy, -a^T df/dtheta)``."""
+        _, y, a, *_ = self._leaves(state)
+        own = [self._narrow(y), t] if self.timed else [self._narrow(y)]
+
+        def piece(own: Sequence[Any], _: Any, args: Any) -> Sequence[Tensor | None]:
+            return [self.field.rate(own[1] if self.timed else t, own[0], args)]
+
+        dy, g_own, _, g_inputs = self.tape.pull(piece, own, [self._narrow(a)], host(t), keep=True)
+        assert dy is not None
+        g_time = g_own[1] if self.timed else None
+        pulled = zip((g_time, g_own[0], *g_inputs), (self.sums[0], a, *self.sums[1:]), strict=True)
+        time, down, *inputs = (torch.zeros_like(x) if g is None else -g for g, x in pulled)
+        parts = (time, dy if self.create_graph else dy.detach(), down, *inputs)
+        return torch.cat([x.reshape(-1).to(state) for x in parts])
+
+    def accepted(self, a: float, b: float, step: Any, scale: Tensor) -> None:
+        """The parameters are part of the state."""
+
+    def totals(self) -> Sequence[Tensor | None]:
+        """The gradients of the inputs, in their dtypes."""
+        found = zip(self.sums[1:], self.kinds, strict=True)
+        return [(x if kind.is_complex or not x.is_complex() else x.real).to(kind) for x, kind in found]
+
+    def slope(self, t: float, y: Tensor, g: Tensor) -> Tensor:
+        """``<g, f(t, y)>``; what an output time gains, all earlier times lose."""
+        gained = super().slope(t, y, g)
+        self.sums[0] = self.sums[0] - gained
+        return gained
+
+    def start_slope(self, t: float, y: Tensor, adjoint: Tensor) -> Tensor:
+        """The integrated ``a_t``."""
+        time = self.sums[0]
+        return time.real if time.is_complex() else time
+
+    def norm(self) -> Callable[[Tensor], Tensor | float]:
+        """The user's, or the largest root mean square of the parts."""
+        norm = self.config.norm
+        if callable(norm):
+            return lambda scaled: norm(self.parts(scaled))
+        return lambda scaled: max(_rms(x) for x in self._leaves(scaled))
+
+    def _leaves(self, state: Tensor) -> tuple[Tensor, ...]:
+        assert self.layout is not None
+        return self.layout.unravel(state)
+
+    def _narrow(self, x: Tensor) -> Tensor:
+        """Back in the dtype of the state."""
+        kind = self.problem.structure.dtype
+        return (x if kind.is_complex or not x.is_complex() else x.real).to(kind)
+
+
+def _rms(x: Tensor) -> float:
+    return torch.linalg.vector_norm(x).item() / x.numel() ** 0.5 if x.numel() else 0.0
+
+
+class _Augmented(Term):
+    def __init__(self, backward: Backward) -> None:
+        self.backward = backward
+
+    def rate(self, t: Tensor, y: Tensor, args: Any) -> Tensor:
+        return self.backward.rates(t, y)
+
+
+def _failed(result: Result, t1: float, t0: float) -> str:
+    reason = {
+        Status.MAX_STEPS: "took too many steps",
+        Status.STEP_UNDERFLOW: "ran into a vanishing step size",
+        Status.NON_FINITE: "became infinite or NaN",
+    }[result.status]
+    return (
+        f"The adjoint, integrated backwards from t = {t1:g} to {t0:g}, {reason} at t = {result.t1:g}: solving the "
+        'state backwards is unstable here. Use gradient="checkpointed", which is exact and needs no backward solve.'
+    )

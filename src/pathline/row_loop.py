@@ -1,0 +1,400 @@
+"""The integration loop with one clock a sample: all active samples step at once, each with its own time and step.
+
+A sample leaves when it is done, has failed, or meets an event; from then on it costs no evaluation. Like the loop of
+the shared clock, this one knows nothing of differentiation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pathline import _random
+from pathline.controllers import Setting
+from pathline.row_clocks import CODES, RowGrid, RowPID
+from pathline.row_saving import Due, RowKeeper, inside, shorten
+from pathline.solvers.base import either, lasting, rows_of, spread_mask
+from pathline.stats import RowStats
+from pathline.status import Status
+
+if TYPE_CHECKING:
+    from pathline.loop import Problem
+    from pathline.solvers.base import Step
+    from pathline.terms import Bound
+
+_EVENT, _MAX_STEPS = CODES.index(Status.EVENT), CODES.index(Status.MAX_STEPS)
+
+
+@dataclass
+class RowPiece:
+    """One accepted step of the samples in ``index``.
+
+    Attributes:
+        index: the samples.
+        t0, t1: the ends of their steps.
+        number: of the step, for clocks that count.
+        cut: where an event ends the step before ``t1``, else ``t1``; None where no event does.
+        due: the entries.
+        curve: the dense output, ``(rows, degree + 1, *state)``.
+    """
+
+    index: Tensor
+    t0: Tensor
+    t1: Tensor
+    number: int
+    cut: Tensor | None
+    due: Due
+    term: Bound
+    outputs: tuple[Tensor, ...]
+    curve: Tensor | None = None
+    y0: Any = None
+    carry: Any = None
+    random: Any = None
+
+    @property
+    def place(self) -> tuple[Tensor, Tensor]:
+        """Where its entries stand among all rows."""
+        return self.due.place
+
+    @property
+    def end(self) -> Tensor:
+        """Where the next pieces begin."""
+        return self.t1 if self.cut is None else self.cut
+
+
+@dataclass
+class RowResult:
+    """What the loop returns.
+
+    Attributes:
+        code: ``(batch,)``, the status of each sample as an index of `CODES`.
+        y1, t1: the last state of each sample, and its time.
+        event: ``(batch,)``, which event ended a sample's solve; -1 for none.
+        first, first_due: the entries at the start.
+        valid: ``(batch,)``, how many of its times a sample reached.
+        dt: ``(batch,)``, the step that would have come next.
+        suspect: samples with the state or the error estimate of the step that failed.
+    """
+
+    code: Tensor
+    y1: Tensor
+    t1: Tensor
+    event: Tensor
+    first: tuple[Tensor, ...]
+    first_due: Due
+    valid: Tensor
+    dt: Tensor
+    pieces: list[RowPiece] = field(default_factory=list)
+    spec: Any = None
+    suspect: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+
+def clock_of(problem: Problem, times: Tensor, y0: Tensor, args: Any, carry: Any) -> RowGrid | RowPID:
+    """The clocks of all samples."""
+    return problem.controller.rows(Setting(problem.term, problem.solver, times), y0, args, carry)
+
+
+def integrate_rows(
+    problem: Problem,
+    y0: Tensor,
+    args: Any,
+    *,
+    times: Tensor | None = None,
+    moved: Callable[[Tensor, Due], Tensor] | None = None,
+    slope: Tensor | None = None,
+    record: bool = False,
+    draws: bool = False,
+) -> RowResult:
+    """Integrate every sample from its first requested time to its last; the arguments are those of `integrate`."""
+    solver, term = problem.solver, problem.term
+    host_times: Tensor = problem.times  # pyright: ignore[reportAssignmentType]
+    keeper = RowKeeper(problem.save, host_times, problem.structure, moved, times)
+    start = host_times[0]
+    due = keeper.step_ends(None) if problem.save.steps else keeper.due(start)
+    batch = len(y0)
+    result = RowResult(
+        code=torch.zeros(batch, dtype=torch.long, device=y0.device),
+        y1=y0,
+        t1=start.clone(),
+        event=torch.full((batch,), -1, device=y0.device),
+        first=keeper.first(y0, due),
+        first_due=due,
+        valid=torch.zeros(batch, dtype=torch.long, device=y0.device),
+        dt=torch.zeros_like(start),
+    )
+    problem.stats.rows = problem.stats.rows or _no_counts(batch, y0.device)
+    if batch and bool((host_times[-1] != start).any()):
+        exact = host_times if times is None else times
+        before = problem.stats.evaluations
+        carry = solver.init(term, exact[0], y0, args) if slope is None else slope
+        clock = clock_of(problem, exact, y0, args, carry)
+        march = _March(problem, clock, keeper, result, args, record, draws, problem.stats.evaluations - before)
+        march.go(y0, None if draws else carry)
+    else:
+        result.valid = keeper.next
+    result.spec = keeper.spec
+    return result
+
+
+def _no_counts(batch: int, device: torch.device) -> RowStats:
+    return RowStats(*(torch.zeros(batch, dtype=torch.long, device=device) for _ in range(3)))
+
+
+class _March:
+    """Step after step, until every sample is done or has failed."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        clock: RowGrid | RowPID,
+        keeper: RowKeeper,
+        result: RowResult,
+        args: Any,
+        record: bool,
+        draws: bool,
+        spent: int,
+    ) -> None:
+        self.problem, self.clock, self.keeper, self.result, self.args = problem, clock, keeper, result, args
+        self.record, self.draws = record, draws
+        self.term = problem.term
+        self.samples = keeper.samples
+        self.watch = None if problem.watch is None else problem.watch.rows(problem, args)
+        self.ends: list[tuple[Tensor, Tensor]] = []
+        self.accepted = torch.zeros_like(self.samples)
+        self.rejected = torch.zeros_like(self.samples)
+        self.evaluations = torch.full_like(self.samples, spent)
+
+    def go(self, y: Tensor, carry: Any) -> None:
+        problem, clock, stats = self.problem, self.clock, self.problem.stats
+        count, given = 0, carry
+        if self.watch is not None:
+            self.watch.start(self.term, clock.t, y)
+        y, carry, given = self._leave(y, carry, given, clock.done, None)
+        while len(self.samples):
+            if count == problem.max_steps:
+                clock.failure = torch.full_like(clock.failure, _MAX_STEPS)
+                self._leave(y, None, None, clock.failure > 0, None)
+                return
+            count += 1
+            before = stats.evaluations
+            t0, t1 = clock.t, clock.propose()
+            sided, jumped = clock.sided(self.term)
+            if jumped:
+                carry = given = None  # slopes from the other side of a jump
+            problem.hooks.on_step(t0, t1, y)
+            random = _random.snapshot(y.device) if self.draws else None
+            step = problem.solver.step(sided, t0, t1, y, self.args, carry)
+            good = clock.judge(y, step)
+            stats.steps += 1
+            accepted = None if good is None else good.nonzero()[:, 0]
+            moved = accepted is None or len(accepted) > 0
+            cut = event = None
+            if moved:
+                if accepted is not None and not _calm(step, good):
+                    step = _Merged(problem.solver, sided, t0, t1, y, self.args, given, accepted, step)
+                cut, event = self._piece(step, sided, t0, t1, y, given, accepted, count - 1, random)
+                problem.hooks.on_accept(t0, t1, y, step)
+            else:
+                problem.hooks.on_reject(t0, t1, y, step)
+            stats.accepted += moved
+            stats.rejected += not moved
+            self.evaluations += stats.evaluations - before
+            self._note_failures(step)
+            y, carry, given = self._onward(step, good, y, carry, given)
+            if cut is not None:
+                y = cut
+            leaving = clock.done | (clock.failure > 0)
+            if event is not None:
+                leaving = leaving | (event >= 0)
+            self._count(good)
+            if bool(leaving.any()):
+                y, carry, given = self._leave(y, carry, given, leaving, event)
+
+    def _piece(
+        self,
+        step: Any,
+        term: Bound,
+        t0: Tensor,
+        t1: Tensor,
+        y: Tensor,
+        given: Any,
+        accepted: Tensor | None,
+        number: int,
+        random: Any,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Keep what the accepted rows contribute; where events fire, the states there, and which events they are."""
+        keeper, clock = self.keeper, self.clock
+        event = end = cut = None
+        if self.watch is not None:
+            event, end = self.watch.look(term, step, t0, t1, y, accepted)
+            if event is not None:
+                fired = event >= 0
+                cut = torch.where(spread_mask(fired, y), cut_state(step, t0, t1, end, fired), step.y1)
+                clock.t = torch.where(fired, end, clock.t)
+        if keeper.save.steps:
+            due = keeper.step_ends(accepted)
+        else:
+            due = keeper.due(clock.t, before=None if event is None else event >= 0)
+        outputs, curve = contribution(keeper, step, t0, t1, due, clock.t, cut, accepted)
+        piece = RowPiece(
+            index=_some(self.samples, accepted),
+            t0=_some(t0, accepted),
+            t1=_some(t1, accepted),
+            number=number,
+            cut=None if event is None else _some(clock.t, accepted),
+            due=due if accepted is None else _renumbered(due, accepted, len(t0)),
+            term=term if accepted is None else term.select(accepted),
+            outputs=outputs,
+            curve=curve,
+        )
+        if self.record:
+            piece.y0, piece.random = _some(y, accepted), random
+            piece.carry = lasting(given if accepted is None else rows_of(given, accepted))
+        self.result.pieces.append(piece)
+        return (None, None) if event is None else (cut, event)
+
+    def _onward(self, step: Step, good: Tensor | None, y: Tensor, carry: Any, given: Any) -> tuple[Tensor, Any, Any]:
+        """The states and carries to go on from."""
+        if good is None:
+            return step.y1, step.carry, step.carry
+        again = None if self.draws else getattr(step, "retry", carry)
+        after = step.carry
+        y = torch.where(spread_mask(good, y), step.y1, y)
+        return y, either(good, after, again), either(good, after, given)
+
+    def _note_failures(self, step: Any) -> None:
+        failed = self.clock.failure > 0
+        if bool(failed.any()):
+            error = step.error[0] if isinstance(step.error, tuple) else step.error
+            suspect = step.y1 if error is None else error
+            self.result.suspect.append((self.samples[failed], suspect.detach()[failed]))
+
+    def _count(self, good: Tensor | None) -> None:
+        if good is None:
+            self.accepted += 1
+        else:
+            self.accepted += good
+            self.rejected += ~good
+
+    def _leave(
+        self, y: Tensor, carry: Any, given: Any, leaving: Tensor, event: Tensor | None
+    ) -> tuple[Tensor, Any, Any]:
+        """Samples that are done, have failed or met an event drop out."""
+        clock, result, rows = self.clock, self.result, self.problem.stats.rows
+        out, keep = leaving.nonzero()[:, 0], (~leaving).nonzero()[:, 0]
+        samples = self.samples[out]
+        code = clock.failure[out]
+        if event is not None:
+            result.event[samples] = event[out]
+            code = torch.where((event[out] >= 0) & (code == 0), _EVENT, code)
+        result.code[samples] = code
+        result.t1[samples] = clock.t[out].detach().double()
+        result.valid[samples] = self.keeper.next[out]
+        if isinstance(clock, RowPID):
+            result.dt[samples] = clock.dt[out]
+        assert rows is not None
+        rows.accepted[samples] += self.accepted[out]
+        rows.rejected[samples] += self.rejected[out]
+        rows.evaluations[samples] += self.evaluations[out]
+        self.ends.append((samples, y[out]))
+        self.samples = self.samples[keep]
+        self.accepted, self.rejected, self.evaluations = (
+            x[keep] for x in (self.accepted, self.rejected, self.evaluations)
+        )
+        if not len(keep):
+            order = torch.cat([samples for samples, _ in self.ends]).argsort()
+            result.y1 = torch.cat([y for _, y in self.ends])[order]
+            return y, None, None
+        clock.select(keep)
+        self.keeper.select(keep)
+        self.term = self.term.select(keep)
+        if self.watch is not None:
+            self.watch.select(keep)
+        same = given is carry
+        carry = rows_of(carry, keep)
+        return y[keep], carry, carry if same else rows_of(given, keep)
+
+
+def contribution(
+    keeper: RowKeeper,
+    step: Step,
+    t0: Tensor,
+    t1: Tensor,
+    due: Due,
+    end: Tensor,
+    cut: Tensor | None,
+    accepted: Tensor | None = None,
+) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """What the rows of a step give: their entries, and their curves up to ``end``."""
+    outputs = keeper.outputs(step, t0, t1 if cut is None or not keeper.save.steps else end, due, cut)
+    if not keeper.save.dense:
+        return outputs, None
+    curve = step.coefficients(accepted).transpose(0, 1)
+    return outputs, curve if cut is None else shorten(curve, _some((end - t0) / (t1 - t0), accepted))
+
+
+def cut_state(step: Step, t0: Tensor, t1: Tensor, end: Tensor, fired: Tensor) -> Tensor:
+    """The states where events fire, ``(rows, *state)``; the ends of the steps elsewhere."""
+    row = fired.nonzero()[:, 0]
+    return step.y1.index_copy(0, row, inside(step, t0, t1, row, end[row]))
+
+
+def _some(x: Tensor, index: Tensor | None) -> Tensor:
+    return x if index is None else x[index]
+
+
+def _renumbered(due: Due, accepted: Tensor, rows: int) -> Due:
+    """Entries whose rows are counted among the accepted ones."""
+    place = torch.zeros(rows, dtype=torch.long, device=accepted.device)
+    place[accepted] = torch.arange(len(accepted), device=accepted.device)
+    return Due(place[due.row], due.sample, due.slot)
+
+
+def _calm(step: Step, good: Tensor | None) -> bool:
+    """Whether a gradient may pass through this step though it leaves some rows behind.
+
+    Their cotangent is zero, and zero times infinity is not: rows that overflowed must not share the recording.
+    """
+    if not torch.is_grad_enabled() or not step.y1.requires_grad or good is None:
+        return True
+    left = step.y1.detach()[~good]
+    return bool(torch.isfinite(left).all())
+
+
+class _Merged:
+    """The step of the accepted rows alone, made again, in the place of one that overflowed in other rows."""
+
+    def __init__(
+        self,
+        solver: Any,
+        term: Bound,
+        t0: Tensor,
+        t1: Tensor,
+        y: Tensor,
+        args: Any,
+        carry: Any,
+        accepted: Tensor,
+        tried: Any,
+    ) -> None:
+        part = rows_of(carry, accepted)
+        self.accepted, self.rows = accepted, len(y)
+        self.step = solver.step(term.select(accepted), t0[accepted], t1[accepted], y[accepted], args, part)
+        self.y1 = y.index_copy(0, accepted, self.step.y1)
+        self.error, self.failed = tried.error, tried.failed
+        self.retry = None
+
+    @property
+    def carry(self) -> None:
+        """Nothing is handed on: the rows left behind have no part in the step."""
+        return None
+
+    def coefficients(self, rows: Tensor | None = None) -> Tensor:
+        """Dense output of accepted rows."""
+        assert rows is not None
+        place = torch.zeros(self.rows, dtype=torch.long, device=rows.device)
+        place[self.accepted] = torch.arange(len(self.accepted), device=rows.device)
+        return self.step.coefficients(place[rows])

@@ -1,0 +1,176 @@
+"""What is kept of a solve with one clock a sample: entries of single samples, laid into rows at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from pathline.saving import Save
+from pathline.solvers.base import horner, spread, spread_mask
+
+if TYPE_CHECKING:
+    from pathline._structure import Structure
+    from pathline.solvers.base import Step
+
+
+@dataclass(frozen=True)
+class Due:
+    """Entries that fall into one step: the row of the step, the sample, and the place among the sample's times."""
+
+    row: Tensor
+    sample: Tensor
+    slot: Tensor
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def place(self) -> tuple[Tensor, Tensor]:
+        """Where the entries stand in a tensor ``(n, batch, ...)``."""
+        return self.slot, self.sample
+
+
+class RowKeeper:
+    """The outputs of one solve with a clock a sample.
+
+    Args:
+        save: what to keep.
+        times: ``(n, batch)``, the requested times, without gradient.
+        structure: of the state.
+        moved: ``moved(values, due)`` gives entries their derivative with respect to their times.
+        exact: the requested times with gradient, where the steps follow them.
+    """
+
+    def __init__(
+        self,
+        save: Save,
+        times: Tensor,
+        structure: Structure,
+        moved: Callable[[Tensor, Due], Tensor] | None = None,
+        exact: Tensor | None = None,
+    ) -> None:
+        self.save, self.times, self.structure, self.moved, self.exact = save, times, structure, moved, exact
+        self.sign = torch.where(times[-1] >= times[0], 1.0, -1.0).to(times)
+        self.keys = (times * self.sign).T.contiguous()
+        self.samples = torch.arange(times.shape[1], device=times.device)
+        self.next = torch.zeros_like(self.samples)
+        self.spec: Any = None
+
+    def select(self, keep: Tensor) -> None:
+        """Drop all other rows."""
+        self.sign, self.keys, self.samples, self.next = (
+            x[keep] for x in (self.sign, self.keys, self.samples, self.next)
+        )
+
+    def due(self, limit: Tensor, *, before: Tensor | None = None) -> Due:
+        """The entries up to ``limit``, of rows in ``before`` strictly before it, that no earlier step has served."""
+        key = (limit * self.sign)[:, None]
+        upto = torch.searchsorted(self.keys, key, right=True)[:, 0]
+        if before is not None:
+            upto = torch.where(before, torch.searchsorted(self.keys, key)[:, 0], upto)
+            upto = torch.maximum(upto, self.next)
+        counts, start = upto - self.next, self.next
+        self.next = upto
+        row = torch.repeat_interleave(counts)
+        first = torch.cumsum(counts, 0) - counts
+        slot = torch.arange(len(row), device=row.device) - (first - start)[row]
+        return Due(row, self.samples[row], slot)
+
+    def step_ends(self, accepted: Tensor | None) -> Due:
+        """The entries of ``Save(steps=True)``: the ends of accepted steps."""
+        row = torch.arange(len(self.samples), device=self.samples.device) if accepted is None else accepted
+        self.next = self.next.index_add(0, row, torch.ones_like(row))
+        return Due(row, self.samples[row], self.next[row] - 1)
+
+    def first(self, y0: Tensor, due: Due) -> tuple[Tensor, ...]:
+        """The entries at the start."""
+        values = y0[due.row]
+        if self.moved is not None and not self.save.steps:
+            values = self.moved(values, due)
+        return self._kept(values, self._at(due))
+
+    def outputs(self, step: Step, t0: Tensor, t1: Tensor, due: Due, cut: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The entries of one step: values (a tensor for each leaf), without those of a curve.
+
+        Args:
+            step: the step.
+            t0: its start, ``(rows,)``.
+            t1: its end.
+            due: its entries.
+            cut: with ``Save(steps=True)`` the states to keep in place of the ends of the step.
+        """
+        if not len(due):
+            return ()
+        if self.save.steps:
+            ends = step.y1 if cut is None else cut
+            return self._kept(ends[due.row], t1[due.row])
+        exact = self.times if self.exact is None else self.exact
+        values = inside(step, t0, t1, due.row, exact[due.place])
+        if self.moved is not None:
+            values = self.moved(values, due)
+        return self._kept(values, self._at(due))
+
+    def _at(self, due: Due) -> Tensor:
+        return self.times[0][due.sample] if self.save.steps else self.times[due.place]
+
+    def _kept(self, values: Tensor, times: Tensor) -> tuple[Tensor, ...]:
+        fn = self.save.fn
+        if fn is None:
+            return (values,)
+        t = times.to(values.real.dtype if values.is_complex() else values.dtype)
+        kept = fn(t.reshape(-1, *(1,) * (values.dim() - 1)), self.structure.unravel(values))
+        leaves, self.spec = pytree.tree_flatten(kept)
+        for leaf in leaves:
+            if leaf.dim() == 0 or len(leaf) != len(values):
+                raise ValueError(
+                    f"`Save(fn=...)` returned shape {tuple(leaf.shape)} for {len(values)} samples. On the per-sample "
+                    "clock it maps states, samples first, to values with the samples first."
+                )
+        return tuple(leaves)
+
+
+def inside(step: Step, t0: Tensor, t1: Tensor, row: Tensor, times: Tensor) -> Tensor:
+    """States of a step: entry ``i`` of row ``row[i]`` at ``times[i]``, ``(entries, *state)``."""
+    at_end = times == t1[row]
+    values = step.y1[row]
+    if bool(at_end.all()):
+        return values
+    asked, place = torch.unique_consecutive(row, return_inverse=True)  # rows come in order
+    every = len(asked) == len(t0)
+    coefficients = step.coefficients() if every else step.coefficients(asked)
+    theta = (times - t0[row]) / (t1 - t0)[row]
+    between = horner(coefficients[:, place], spread(theta, values))
+    return torch.where(spread_mask(at_end, values), values, between)
+
+
+def shorten(coefficients: Tensor, fraction: Tensor) -> Tensor:
+    """The polynomials ``(rows, degree + 1, *state)`` in theta, on the first ``fraction`` of their steps."""
+    powers = torch.arange(coefficients.shape[1], device=coefficients.device)
+    scale = fraction[:, None].to(coefficients.real.dtype) ** powers
+    return coefficients * scale.reshape(*scale.shape, *(1,) * (coefficients.dim() - 2))
+
+
+def laid(values: Tensor, places: list[tuple[Tensor, Tensor]], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Entries as rows ``(n, batch, ...)``; a row that was not reached repeats its sample's last, without gradient.
+
+    Args:
+        values: ``(entries, ...)``, the entries of each sample in the order of its times.
+        places: slots and samples of the entries.
+        shape: ``(n, batch)``.
+
+    Returns:
+        The rows, and which of them were reached, ``(n, batch)``.
+    """
+    slots, samples = (torch.cat(column) for column in zip(*places, strict=True))
+    table = torch.full(shape, -1, device=values.device)
+    table[slots, samples] = torch.arange(len(values), device=values.device)
+    reached = table >= 0
+    rows = values[table.cummax(0).values]
+    if bool(reached.all()):
+        return rows, reached
+    return torch.where(reached.reshape(*shape, *(1,) * (rows.dim() - 2)), rows, rows.detach()), reached

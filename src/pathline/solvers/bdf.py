@@ -1,0 +1,325 @@
+"""Backward differentiation formulas of orders 1 to 5, in backward differences on a quasi-constant step."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathline.solvers.base import Memory, spread
+from pathline.solvers.curves import Curve
+from pathline.solvers.newton import Newton, Spectrum, Stages
+from pathline.tolerance import Tolerance
+
+if TYPE_CHECKING:
+    from pathline.terms import Bound, Time
+
+HIGHEST = 5
+#: Differences kept: those of the highest order, and two more for the estimates one order up.
+KEPT = HIGHEST + 3
+#: How far the formulas lean towards the numerical differentiation formulas of Klopfenstein and Shampine.
+KAPPA = (0.0, -0.1850, -1 / 9, -0.0823, -0.0415, 0.0)
+#: A new length is sought where it is at least this much longer than the old one; else the factors are kept.
+WORTH = 1.2
+
+
+class History(NamedTuple):
+    """What a step takes over, for each clock.
+
+    Attributes:
+        differences: ``(clocks, 8, elements)``, backward differences of the solution.
+        length: ``(clocks,)``, the step on which they live.
+        order: ``(clocks,)``.
+        count: ``(clocks,)``, steps made with this length and order.
+        memory: of Newton's method.
+    """
+
+    differences: Tensor
+    length: Tensor
+    order: Tensor
+    count: Tensor
+    memory: Memory | None
+
+
+class BDF:
+    """Backward differentiation formulas: one nonlinear equation a step, whatever the order.
+
+    With the backward differences ``D_j = nabla^j y_n`` the step solves
+
+        sum_(j=1..k) (1/j) nabla^j y_(n+1) - kappa_k gamma_k (y_(n+1) - sum_j D_j) = h f(t_(n+1), y_(n+1)),
+
+    ``gamma_k = sum_(j=1..k) 1/j``. Order and length change only where a longer step repays the new factorisation; a
+    changed length moves the differences to the new grid. On the per-sample clock every row has its own order. The
+    gradient is that of the exact solution of each step's equation, the differences included. *Maturing.*
+
+    Args:
+        max_order: the highest order, 1 to 5; orders above 2 lose damping along the imaginary axis.
+
+    Raises:
+        ValueError: ``max_order`` is not between 1 and 5.
+
+    Example:
+        >>> import torch, pathline
+        >>> stiff = lambda t, y: -1e6 * (y - t.cos())
+        >>> y1 = pathline.solve(stiff, torch.ones(1).double(), (0.0, 2.0), method="bdf", rtol=1e-6, atol=1e-8).y1
+        >>> bool((y1 - torch.tensor(2.0).double().cos()).abs() < 1e-4)
+        True
+
+    References:
+        Shampine, Reichelt (1997), The MATLAB ODE suite; Byrne, Hindmarsh (1975), A polyalgorithm for the numerical
+        solution of ordinary differential equations.
+    """
+
+    name = "bdf"
+    needs = "rate"
+    adaptive = True
+    carries_slope = False
+    implicit = True
+    stiffly_accurate = True
+    variable_order = True
+    fsal = False
+    stages = None
+    embedded_order = 1  # of the first steps, which are of order 1
+
+    def __init__(self, max_order: int = HIGHEST) -> None:
+        if not 1 <= max_order <= HIGHEST:
+            raise ValueError(f"`max_order` lies between 1 and {HIGHEST}; it is {max_order!r}.")
+        self.order = self.dense_order = max_order
+        self.newton = Newton(iterations=4)
+
+    def init(self, term: Bound, t0: Time, y0: Tensor, args: Any) -> None:
+        """There is no history yet; the first step makes one of the slope at the start."""
+        return
+
+    def step(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, carry: History | None) -> BDFStep:
+        """One step."""
+        memory = None if carry is None or carry.memory is None else carry.memory.tree
+        work = self.newton.begin(term, t0, y, args, memory)
+        history = self._first(term, t0, t1, y, args, work) if carry is None else carry
+        moved = _moved(history, t0, t1)
+        rules = _rules(y.device).of(moved.order)
+        base, rise = (rules.start.to(y.dtype) @ moved.differences).unbind(1)
+        scale = rules.scale if term.per_sample else float(rules.scale)
+        stages = Stages(
+            term, [t1], work.systems.flat(base.reshape(y.shape)), (t1 - t0) * scale, ONE, args, work.systems
+        )
+        guess = work.systems.flat(rise.detach().reshape(y.shape)).unsqueeze(1)
+        z, failed = work.solve(stages, guess)
+        change = work.systems.state(z[:, 0]).reshape(base.shape)
+        y1 = (base + change).reshape(y.shape)
+        retry = history._replace(memory=Memory(work.retry()))
+        step = BDFStep(t0, t1, y1, rules, moved, change - rise, retry, work.reason(failed))
+        step.go_on(self._choice(term, y, step), Memory(work.memory()))
+        return step
+
+    def _first(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, work: Any) -> History:
+        """A line along the slope at the start."""
+        known = work.f0 is not None and not torch.is_grad_enabled()
+        slope = work.systems.state(work.f0) if known else term.rate(t0, y, args)
+        clocks = len(y) if term.per_sample else 1
+        line = torch.stack([x.reshape(clocks, -1) for x in (y, spread(t1 - t0, y) * slope)], 1)
+        differences = torch.nn.functional.pad(line, (0, 0, 0, KEPT - 2))
+        whole = torch.ones(clocks, dtype=torch.long, device=y.device)
+        return History(differences, _length(t0, t1, y), whole, whole * 0, None)
+
+    def _choice(self, term: Bound, y: Tensor, step: BDFStep) -> tuple[Tensor, Tensor]:
+        """``(clocks,)`` twice: the order of the next step, and by how much it is longer (0: as it comes out)."""
+        order, count = step.moved.order, step.moved.count + 1
+        keep = torch.ones_like(step.moved.length)
+        with torch.no_grad():
+            ready = count > order
+            if not bool(ready.any()):
+                return order, keep
+            tolerance = term.tolerance or _tight(y, per_sample=term.per_sample)
+            scale = tolerance.scale(y, step.y1).reshape(len(order), 1, -1)
+            errors = step.rules.errors.to(y.dtype) @ step.after
+            sizes = _norms(tolerance, errors / scale, y)
+            candidates = order.unsqueeze(1) + torch.arange(-1, 2, device=order.device)
+            factors = (sizes.clamp_min(1e-12) ** (-1.0 / (candidates + 1)) / SAFETY.to(sizes)).clamp_max(10.0)
+            factors = factors.masked_fill((candidates < 1) | (candidates > self.order), 0.0)
+            best, which = factors.max(1)
+            change = ready & ((best >= WORTH) | (best < 1.0))
+            return torch.where(change, order + which - 1, order), torch.where(change, best, keep)
+
+
+class BDFStep(Curve):
+    """One step, and the polynomial through the last values as its dense output."""
+
+    def __init__(
+        self, t0: Time, t1: Time, y1: Tensor, rules: Rules, moved: History, change: Tensor, retry: History, failed: Any
+    ) -> None:
+        self.t0, self.t1, self.y1, self.rules, self.moved, self.retry, self.failed = (
+            t0,
+            t1,
+            y1,
+            rules,
+            moved,
+            retry,
+            failed,
+        )
+        self.after = torch.addcmul(
+            rules.update.to(change.dtype) @ moved.differences, rules.entry.to(change.dtype), change.unsqueeze(1)
+        )
+        with torch.no_grad():
+            self.error = (rules.error.to(change.dtype) * change).reshape(y1.shape)
+        exponent = 1.0 / (moved.order + 1)
+        self.exponent: Any = exponent if isinstance(t1, Tensor) and t1.dim() else float(exponent)
+
+    def go_on(self, choice: tuple[Tensor, Tensor], memory: Memory) -> None:
+        """What the next step takes over."""
+        order, factor = choice
+        moved = self.moved
+        changed = (factor != 1.0) | (order != moved.order)
+        count = torch.where(changed, 0, moved.count + 1)
+        self.carry = History(self.after, moved.length, order, count, memory)
+        self.factor: Any = factor if isinstance(self.t1, Tensor) and self.t1.dim() else float(factor)
+
+    def polynomial(self) -> Tensor:
+        """``(6, *state)``: powers of theta."""
+        curve = self.rules.curve.to(self.after.dtype) @ self.after
+        return curve.transpose(0, 1).reshape(-1, *self.y1.shape)
+
+    def part(self, index: Tensor) -> Curve:
+        """The step of some of its rows."""
+        part = object.__new__(BDFStep)
+        part.t0, part.t1, part.y1, part.after = self.t0, self.t1, self.y1[index], self.after[index]
+        part.rules = self.rules.of(index, everything=False)
+        return part
+
+
+# --- coefficients ------------------------------------------------------------------------------------------------
+
+
+class Rules(NamedTuple):
+    """The formulas, ``(orders or clocks, ...)``: one matrix of each acts on the differences.
+
+    Attributes:
+        scale: ``1 / alpha``, what multiplies the step in ``Z = h scale f(base + Z)``.
+        start: ``(2, 8)``, the known part of the solution and the predicted rest.
+        update: ``(8, 8)``, the differences after the step but for the correction of the prediction.
+        entry: ``(8, 1)``, how that correction enters.
+        error: ``(1,)``, the error as a multiple of it.
+        errors: ``(3, 8)``, errors one order below, at this order and one above, from the differences after the step.
+        curve: ``(6, 8)``, the polynomial through the last values, in powers of theta.
+    """
+
+    scale: Tensor
+    start: Tensor
+    update: Tensor
+    entry: Tensor
+    error: Tensor
+    errors: Tensor
+    curve: Tensor
+
+    def of(self, order: Tensor, *, everything: bool = True) -> Rules:
+        """Those of some orders (or, not of the whole table, of some rows)."""
+        index = order.to(self.scale.device) if everything else order
+        return Rules(*(x[index] for x in self))
+
+
+@cache
+def _rules(device: torch.device) -> Rules:
+    rows = [_formula(k) for k in range(HIGHEST + 1)]
+    with torch.inference_mode(False):
+        return Rules(*(torch.tensor(np.stack(column), device=device) for column in zip(*rows, strict=True)))
+
+
+def _formula(k: int) -> tuple[np.ndarray, ...]:
+    """The formula of order ``k``."""
+    gamma = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, HIGHEST + 1))])
+    alpha = (1.0 - np.array(KAPPA)) * gamma
+    constants = np.concatenate([np.array(KAPPA) * gamma + 1.0 / np.arange(1, HIGHEST + 2), [1.0 / (HIGHEST + 2)]])
+    upto = (np.arange(KEPT) <= k).astype(float)
+    rise = np.zeros(KEPT)
+    rise[1 : k + 1] = gamma[1 : k + 1] / (alpha[k] or 1.0)
+    update = np.triu(np.ones((KEPT, KEPT))) * upto * upto[:, None]
+    update[k + 2, k + 1] = -1.0
+    errors = np.zeros((3, KEPT))
+    for i, j in enumerate((k - 1, k, k + 1)):
+        errors[i, max(j + 1, 0)] = constants[max(j, 0)]
+    return (
+        np.array(1.0 / (alpha[k] or 1.0)),
+        np.stack([upto - rise, rise]),
+        update,
+        (np.arange(KEPT) <= k + 2).astype(float)[:, None],
+        constants[k : k + 1],
+        errors,
+        _curve(k),
+    )
+
+
+def _curve(k: int) -> np.ndarray:
+    """``y(theta) = sum_j D_j s (s + 1) ... (s + j - 1) / j!``, ``s = theta - 1``, in powers of theta."""
+    out = np.zeros((HIGHEST + 1, KEPT))
+    power = np.polynomial.Polynomial([1.0])
+    for j in range(k + 1):
+        out[: j + 1, j] = power.coef
+        power = power * np.polynomial.Polynomial([j - 1.0, 1.0]) / (j + 1)
+    return out
+
+
+ONE = Spectrum(np.array([[1.0]]))
+#: Estimated errors are divided by these, per order down, same and up: what a change of order must promise.
+SAFETY = torch.tensor([1.3, 1.2, 1.4])
+
+
+# --- the length of the step --------------------------------------------------------------------------------------
+
+
+def _length(t0: Time, t1: Time, like: Tensor) -> Tensor:
+    h = t1 - t0
+    if isinstance(h, Tensor):
+        return h.double().reshape(-1)
+    return torch.tensor([h], dtype=torch.float64, device=like.device)
+
+
+def _moved(history: History, t0: Time, t1: Time) -> History:
+    """The differences on the grid of this step's length."""
+    length = _length(t0, t1, history.differences)
+    with torch.no_grad():
+        # Equal steps differ by the rounding of their ends.
+        noise = 4 * np.finfo(float).eps * torch.as_tensor(t1, dtype=torch.float64).abs().max()
+        same = (length - history.length).abs() <= noise.to(length.device) + 1e-14 * length.abs()
+        if bool(same.all()):
+            return history
+    factor = torch.where(same, torch.ones_like(length), length / history.length)
+    grid = _regrid(factor, history.order).to(history.differences.dtype)
+    return history._replace(
+        differences=grid @ history.differences,
+        length=torch.where(same, history.length, length),
+        count=torch.where(same, history.count, 0),
+    )
+
+
+def _regrid(factor: Tensor, order: Tensor) -> Tensor:
+    """``(clocks, 8, 8)``: differences on a step that is longer by ``factor``, exact for polynomials of the order."""
+    index = torch.arange(KEPT, dtype=torch.float64, device=factor.device)
+    upto = (index <= order.unsqueeze(1)).double()
+    matrix = _falling(factor, index) @ _falling(torch.ones_like(factor[:1]), index)
+    return matrix.mT * upto.unsqueeze(1) * upto.unsqueeze(2)
+
+
+def _falling(factor: Tensor, index: Tensor) -> Tensor:
+    """``(clocks, 8, 8)``: the values that a unit difference of order i takes j steps back, i > 0; ones for i = 0."""
+    rows = index[1:].unsqueeze(1)
+    quotients = (rows - 1.0 - factor.reshape(-1, 1, 1) * index) / rows
+    # Columns from 1 on; the first column is that of the value itself.
+    quotients = quotients * (index > 0)
+    ones = torch.ones_like(quotients[:, :1])
+    return torch.cat([ones, quotients], 1).cumprod(1)
+
+
+def _tight(y: Tensor, *, per_sample: bool) -> Tolerance:
+    """What errors are measured in where steps are fixed."""
+    size = math.sqrt(torch.finfo(y.dtype).eps)
+    return Tolerance(size, size, per_sample)
+
+
+def _norms(tolerance: Tolerance, errors: Tensor, y: Tensor) -> Tensor:
+    """``(clocks, candidates)``."""
+    sizes = [torch.as_tensor(tolerance.norm(e.reshape(y.shape)), dtype=torch.float64) for e in errors.unbind(1)]
+    return torch.stack([s.reshape(-1).to(errors.device) for s in sizes], 1)

@@ -1,0 +1,237 @@
+"""Independent systems in a batch, and their Jacobians."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pathline.terms import Bound, Time
+
+
+@dataclass(frozen=True)
+class Systems:
+    """How a flat state splits into systems of equations that know nothing of each other.
+
+    Seen as ``(rows, size)`` real numbers; a complex number counts as two.
+
+    Attributes:
+        by_rows: whether each row of the state's first dimension is a system; else the whole state is one.
+        tail: the shape of one system's state.
+        paired: whether the state is complex.
+    """
+
+    by_rows: bool
+    tail: torch.Size
+    paired: bool
+
+    @property
+    def size(self) -> int:
+        """Real unknowns of one system."""
+        return self.tail.numel() * (2 if self.paired else 1)
+
+    def flat(self, y: Tensor) -> Tensor:
+        """``(rows, size)`` of a state, or of a slope."""
+        if self.paired:
+            y = torch.view_as_real(y)
+        return y.reshape(-1, self.size)
+
+    def state(self, z: Tensor) -> Tensor:
+        """The state again; of any number of rows."""
+        shape = (len(z), *self.tail) if self.by_rows else self.tail
+        if self.paired:
+            return torch.view_as_complex(z.reshape(*shape, 2))
+        return z.reshape(shape)
+
+    def scale(self, scale: Tensor) -> Tensor:
+        """``(rows, size)`` of a tolerance, which is real and has the shape of the state."""
+        if self.paired:
+            scale = torch.stack((scale, scale), -1)
+        return scale.reshape(-1, self.size)
+
+
+def split(term: Bound, t: Time, y: Tensor, args: Any) -> Systems:
+    """The systems of a state.
+
+    With one clock a sample each row is one. On the shared clock a vector is one system; the rows of more dimensions are
+    systems of their own where one look at the derivatives shows that no row's rate depends on another row.
+    """
+    if term.per_sample:
+        return Systems(True, y.shape[1:], y.is_complex())
+    if y.dim() < 2:
+        return Systems(False, y.shape, y.is_complex())
+    key = ("rows apart", id(term.term), y.shape)
+    apart = term.notes.get(key)
+    if apart is None:
+        apart = term.notes[key] = _given_by_rows(term, t, y, args) if term.jacobian_given else _apart(term, t, y, args)
+    return Systems(apart, y.shape[1:] if apart else y.shape, y.is_complex())
+
+
+def _given_by_rows(term: Bound, t: Time, y: Tensor, args: Any) -> bool:
+    given = term.jacobian_given
+    assert given is not None
+    with torch.no_grad():
+        return given(t, y, args).shape != (*y.shape, *y.shape)
+
+
+def _apart(term: Bound, t: Time, y: Tensor, args: Any) -> bool:
+    """Whether no row's rate depends on another row.
+
+    Any two rows differ in a bit of their index: weights on the rates of the rows that have the bit must leave no trace
+    on the others, and the other way round. Seen at two states, since a derivative may vanish at one.
+    """
+    n = len(y)
+    if n < 2 or not y.numel():
+        return True
+    bits = torch.arange(n)[None, :] >> torch.arange((n - 1).bit_length())[:, None] & 1
+    masks = torch.cat([bits, 1 - bits]).bool().to(y.device)
+    whole = Systems(False, y.shape, y.is_complex())
+    here = whole.flat(y.detach())
+    ripple = 1 + 0.01 * torch.sin(torch.arange(1, here.shape[1] + 1, dtype=here.dtype, device=y.device))
+    for z in (here, here * ripple):
+        with _recording(z) as x:
+            rate = whole.flat(term.rate(t, whole.state(x), args))
+            weights = masks.unsqueeze(-1).expand(*masks.shape, whole.size // n).reshape(len(masks), 1, -1)
+            traces = _pull_back(term, rate, x, (weights * ripple).to(rate.dtype), graph=False)
+        traces = traces.detach()[:, 0].reshape(len(masks), n, -1)
+        if bool((traces[~masks].nan_to_num() != 0).any()):
+            return False
+    return True
+
+
+# --- Jacobians ---------------------------------------------------------------------------------------------------
+
+
+def linearize(
+    term: Bound, t: Time, z: Tensor, args: Any, systems: Systems, *, graph: bool | str = False
+) -> tuple[Tensor, Tensor]:
+    """The rate ``(rows, size)`` and its Jacobian ``(rows, size, size)``, from one evaluation.
+
+    Args:
+        term: the term.
+        t: the time.
+        z: ``(rows, size)``, the state.
+        args: handed to the field.
+        systems: of the state.
+        graph: False for numbers alone; True for a rate and a Jacobian that can be differentiated; "value" for such a
+            rate and a constant Jacobian.
+
+    Returns:
+        The rate, and ``J[r, i, j] = d rate[r, i] / d z[r, j]``.
+    """
+    term.stats.jacobians += 1
+    given = term.jacobian_given
+    if given is not None:
+        return _given(term, given, t, z, args, systems, graph)
+    if transforming():
+        return _transformed(term, t, z, args, systems, graph)
+    if graph:
+        x = z if z.requires_grad else z.detach().requires_grad_()
+        rate = systems.flat(term.rate(t, systems.state(x), args))
+        return rate, _rows(term, rate, x, graph=graph is True)
+    with _recording(z) as x:
+        rate = systems.flat(term.rate(t, systems.state(x), args))
+        jacobian = _rows(term, rate, x, graph=False)
+    return rate.detach(), jacobian
+
+
+@contextlib.contextmanager
+def _recording(z: Tensor) -> Iterator[Tensor]:
+    """A place where derivatives are taken, whatever mode the solve runs in, and the state to take them at."""
+    with torch.inference_mode(False), torch.enable_grad():
+        x = z.clone() if z.is_inference() else z.detach()
+        yield x.requires_grad_()
+
+
+def _rows(term: Bound, rate: Tensor, x: Tensor, *, graph: bool) -> Tensor:
+    """All rows of the Jacobian: one vector-Jacobian product for each component, of every system at once."""
+    n, size = x.shape
+    basis = torch.eye(size, dtype=rate.dtype, device=rate.device)[:, None, :].expand(size, n, size)
+    return _pull_back(term, rate, x, basis, graph=graph).movedim(0, 1)
+
+
+def _pull_back(term: Bound, rate: Tensor, x: Tensor, weights: Tensor, *, graph: bool) -> Tensor:
+    """``(n, *x)``: the vector-Jacobian products for the ``n`` weights."""
+    if not rate.requires_grad:
+        return x.new_zeros(len(weights), *x.shape)
+
+    def one(w: Tensor, batched: bool) -> Tensor | None:
+        return torch.autograd.grad(
+            rate, x, w, retain_graph=True, create_graph=graph, allow_unused=True, is_grads_batched=batched
+        )[0]
+
+    if len(weights) > 1 and not term.notes.get("loop over products"):
+        try:
+            found = one(weights, True)
+            return x.new_zeros(len(weights), *x.shape) if found is None else found
+        except RuntimeError:  # an operation inside has no batched derivative
+            term.notes["loop over products"] = True
+    columns = [one(w, False) for w in weights]
+    return torch.stack([torch.zeros_like(x) if column is None else column for column in columns])
+
+
+def _transformed(
+    term: Bound, t: Time, z: Tensor, args: Any, systems: Systems, graph: bool | str
+) -> tuple[Tensor, Tensor]:
+    """The same under torch.func transforms, which autograd.grad must not cross."""
+
+    def rate(x: Tensor) -> Tensor:
+        return systems.flat(term.rate(t, systems.state(x), args))
+
+    def jacobian() -> tuple[Tensor, Tensor]:
+        value, pull = torch.func.vjp(rate, z)  # pyright: ignore[reportAssignmentType]
+        n, size = z.shape
+        basis = torch.eye(size, dtype=z.dtype, device=z.device)
+        rows: list[Tensor] = [pull(row.expand(n, size))[0] for row in basis]
+        return value, torch.stack(rows, 1)
+
+    if graph is True:
+        return jacobian()
+    with torch.no_grad():
+        value, constant = jacobian()
+    if graph:
+        value = rate(z)
+    return value, constant
+
+
+def _given(
+    term: Bound,
+    given: Callable[[Time, Tensor, Any], Tensor],
+    t: Time,
+    z: Tensor,
+    args: Any,
+    systems: Systems,
+    graph: bool | str,
+) -> tuple[Tensor, Tensor]:
+    """The user's own Jacobian."""
+    y = systems.state(z)
+    with torch.set_grad_enabled(bool(graph) and torch.is_grad_enabled()):
+        rate = systems.flat(term.rate(t, y, args))
+    with torch.set_grad_enabled(graph is True and torch.is_grad_enabled()):
+        jacobian = given(t, y, args)
+    n, size = len(z), systems.tail.numel()
+    if jacobian.numel() != n * size * size:
+        raise ValueError(
+            f"`jacobian` returned shape {tuple(jacobian.shape)} for a state of shape {tuple(y.shape)}; expected "
+            f"{(*y.shape, *systems.tail)}: the derivative of each component of dy with respect to each of y."
+        )
+    jacobian = jacobian.reshape(n, size, size)
+    return rate, _as_pairs(jacobian) if systems.paired else jacobian
+
+
+def _as_pairs(matrix: Tensor) -> Tensor:
+    """A complex matrix as a real one of twice the size, on pairs (real part, imaginary part)."""
+    matrix = matrix if matrix.is_complex() else torch.complex(matrix, torch.zeros_like(matrix))
+    a, b = matrix.real, matrix.imag
+    blocks = torch.stack((torch.stack((a, -b), -1), torch.stack((b, a), -1)), -3)  # (n, i, 2, j, 2)
+    return blocks.reshape(len(matrix), 2 * matrix.shape[-1], 2 * matrix.shape[-1])
+
+
+def transforming() -> bool:
+    """Whether a torch.func transform is active."""
+    return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,210 @@
+"""Simplified Newton iterations with Jacobians and factors that are kept over steps, for every system of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathline.solvers.iteration import Iteration, Judge, numbers
+from pathline.solvers.jacobians import linearize, split, transforming
+from pathline.solvers.linear import Factors, factor
+from pathline.solvers.stages import Spectrum, Stages, attach
+
+if TYPE_CHECKING:
+    from pathline.terms import Bound, Time
+
+__all__ = ["Newton", "Spectrum", "Stages", "Work", "attach"]
+
+#: Steps are of the same length where they agree to this: then the factors serve again.
+SAME = 1e-6
+#: A Jacobian is made anew after a step that converged slower than this in more than two iterations.
+SLOW = 1e-3
+
+
+@dataclass(frozen=True)
+class Newton:
+    """Options of the iteration.
+
+    Args:
+        iterations: at most so many in a step.
+        kappa: how far below the tolerance of the solve the iteration goes; by default ``min(0.03, sqrt(rtol))``.
+    """
+
+    iterations: int = 7
+    kappa: float | None = None
+
+    def begin(self, term: Bound, t0: Time, y: Tensor, args: Any, memory: Any) -> Work:
+        """What a step works with; the Jacobian is made at its start where the old one converged slowly.
+
+        Args:
+            term: the term.
+            t0: the start of the step.
+            y: the state there.
+            args: handed to the field.
+            memory: what the step before left with `Work.memory`, or None.
+        """
+        return Work(self, term, t0, y, args, memory)
+
+
+class Work:
+    """Jacobian, factors and rates of convergence of one step.
+
+    Attributes:
+        systems: of the state.
+        f0: the rate at the start ``(rows, size)`` where the Jacobian was made there for every row, else None.
+        theta: ``(rows,)``, the slowest convergence of the step, each correction against the one before.
+        most: ``(rows,)``, the largest number of iterations.
+        bad: ``(rows,)``, where an iteration failed.
+    """
+
+    def __init__(self, newton: Newton, term: Bound, t0: Time, y: Tensor, args: Any, memory: Any) -> None:
+        self.newton, self.term, self.t0, self.args = newton, term, t0, args
+        self.systems = split(term, t0, y, args)
+        self.start = self.systems.flat(y.detach())
+        self.f0: Tensor | None = None
+        n = len(self.start)
+        self.factors: list[Factors] = []
+        if memory is None:
+            self.length, self.eta = np.full(n, np.nan), np.ones(n)
+            self.fresh, self.slow = np.zeros(n, bool), np.ones(n, bool)
+            self.jacobian = self.start
+        else:
+            notes = numbers(memory["notes"])
+            self.length, self.eta, self.fresh, self.slow = notes[:, 0], notes[:, 1], notes[:, 2] > 0, notes[:, 3] > 0
+            self.jacobian = memory["jacobian"]
+            self.factors = [Factors(lu, pivots) for lu, pivots in memory["factors"]]
+        self.theta, self.most = np.zeros(n), np.zeros(n, int)
+        self.bad = np.zeros(n, bool)
+        self._scale: Tensor | None = None
+        self.refresh(self.slow & ~self.fresh)
+
+    # --- Jacobian and factors
+
+    def refresh(self, rows: np.ndarray) -> None:
+        """Make the Jacobian at the start of the step, for some rows."""
+        if not rows.any():
+            return
+        with torch.no_grad():
+            if rows.all():
+                self.f0, self.jacobian = linearize(self.term, self.t0, self.start, self.args, self.systems)
+            elif self.term.per_sample:
+                index = self.tensor(np.flatnonzero(rows))
+                t0 = self.t0[index] if isinstance(self.t0, Tensor) else self.t0
+                _, jacobian = linearize(self.term.select(index), t0, self.start[index], self.args, self.systems)
+                self.jacobian = self.jacobian.index_copy(0, index, jacobian)
+            else:
+                self.f0, jacobian = linearize(self.term, self.t0, self.start, self.args, self.systems)
+                self.jacobian = torch.where(self.tensor(rows).reshape(-1, 1, 1), jacobian, self.jacobian)
+        self.fresh, self.slow = self.fresh | rows, self.slow & ~rows
+        self.length = np.where(rows, np.nan, self.length)
+
+    def factor(self, stages: Stages) -> None:
+        """Factors for the length of the step, where those at hand are for another one."""
+        h = numbers(stages.h) if isinstance(stages.h, Tensor) else np.array(stages.h)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            other = ~(np.abs(self.length / h - 1) < SAME)
+        if not other.any():
+            return
+        self.length = np.where(other, h, self.length)
+        jacobian, step = self.jacobian, stages.step
+        index = None if other.all() else self.tensor(np.flatnonzero(other))
+        if index is not None:
+            jacobian = jacobian[index]
+            step = step[index] if isinstance(step, Tensor) and step.dim() else step
+        made = [factor(_shifted(jacobian, value, step), self.term.stats) for value in stages.spectrum.values]
+        if index is not None:
+            made = [old.replaced(index, new) for old, new in zip(self.factors, made, strict=True)]
+        self.factors = made
+
+    def tensor(self, rows: np.ndarray) -> Tensor:
+        """Host numbers on the state's device."""
+        return torch.from_numpy(rows).to(self.start.device)
+
+    def scale(self) -> Tensor | None:
+        """``(rows, 1, size)``: what the tolerance of the solve allows; None without one."""
+        tolerance = self.term.tolerance
+        if self._scale is None and tolerance is not None:
+            y = self.systems.state(self.start)
+            self._scale = self.systems.scale(tolerance.scale(y, y)).unsqueeze(1)
+        return self._scale
+
+    # --- solving
+
+    def solve(self, stages: Stages, guess: Tensor | None = None) -> tuple[Tensor, np.ndarray | None]:
+        """The stages ``(rows, stages, size)``, and which rows have not converged in this step (None: all have).
+
+        Where an old Jacobian failed, a second try is made with a new one; where steps cannot be shortened, or gradients
+        ask for a tight solution, a third with full, damped Newton steps. Rows that failed are zero, and are left out of
+        later calls. The result carries the gradient of the exact solution.
+
+        Args:
+            stages: the equations.
+            guess: where to start; zero by default.
+        """
+        graph = torch.is_grad_enabled()
+        known = graph and (
+            transforming() or stages.base.requires_grad or (isinstance(stages.h, Tensor) and stages.h.requires_grad)
+        )
+        with torch.no_grad():
+            if guess is None:
+                guess = stages.base.new_zeros(len(self.start), stages.stages, self.systems.size)
+            run = Iteration(self, stages, guess.detach(), watch=graph and not known, exact=known)
+            self._iterate(run)
+            if self.bad.any():
+                run.z = torch.where(self.tensor(self.bad).reshape(-1, 1, 1), 0.0, run.z)
+        z = attach(stages, run.z) if known or run.tracked else run.z
+        return z, self.bad if self.bad.any() else None
+
+    def _iterate(self, run: Iteration) -> None:
+        self.factor(run.stages)
+        bad = ~run.simplified(~self.bad)
+        again = bad & ~self.bad & ~self.fresh
+        if again.any():
+            self.refresh(again)
+            self.factor(run.stages)
+            bad[again] = ~run.simplified(again)[again]
+        slow = bad & ~self.bad & ((self.theta < 1) if self.term.tolerance is not None else True)
+        if run.exact and slow.any():
+            bad[slow] = ~run.damped(slow)[slow]
+        self.bad = bad
+
+    def note(self, rows: np.ndarray, live: np.ndarray, judge: Judge, good: np.ndarray) -> None:
+        """Remember how the iteration went, for some rows."""
+        rows, good, theta, eta = rows[live], good[live], judge.theta[live], judge.eta[live]
+        self.most[rows] = np.maximum(self.most[rows], judge.made)
+        if judge.made > 1:
+            self.theta[rows] = np.fmax(self.theta[rows], theta)
+            self.eta[rows[good]] = eta[good]
+
+    # --- what the next step takes over
+
+    def memory(self) -> dict[str, Any]:
+        """For the step after this one, when it is accepted; tensors with the rows first."""
+        slow = self.slow | ((self.most > 2) & (self.theta > SLOW))
+        return self._kept(np.zeros_like(self.fresh), slow)
+
+    def retry(self) -> dict[str, Any]:
+        """For another try from the same start, in the same structure."""
+        return self._kept(self.fresh, self.slow)
+
+    def _kept(self, fresh: np.ndarray, slow: np.ndarray) -> dict[str, Any]:
+        notes = self.tensor(np.stack((self.length, self.eta, fresh, slow), 1))
+        return {"notes": notes, "jacobian": self.jacobian, "factors": [(f.lu, f.pivots) for f in self.factors]}
+
+    def reason(self, failed: np.ndarray | None) -> Any:
+        """What `Step.failed` says of the rows that did not converge."""
+        if failed is None:
+            return None
+        return self.tensor(failed) if self.term.per_sample else "Newton's iteration did not converge"
+
+
+def _shifted(jacobian: Tensor, value: float | complex, step: Any) -> Tensor:
+    """``value / h - J``."""
+    matrix = torch.complex(-jacobian, torch.zeros_like(jacobian)) if isinstance(value, complex) else -jacobian
+    shift = value / step
+    matrix.diagonal(dim1=-2, dim2=-1).add_(shift.squeeze(-1) if isinstance(shift, Tensor) and shift.dim() else shift)
+    return matrix

@@ -1,0 +1,211 @@
+"""The stage equations of implicit methods, and what Newton's method needs of them.
+
+The equations are ``Z_i = h sum_j a_ij f(t_j, base + Z_j)``. With one Jacobian ``J`` for all stages and
+``a^-1 = T diag(lambda) T^-1`` the linear systems fall apart into ``(lambda / h - J) w = r``, one for each eigenvalue
+(Hairer and Wanner (1996), Solving Ordinary Differential Equations II, IV.8).
+
+Gradients come from the implicit function theorem. The iteration runs without a graph; to its result ``z`` two more
+corrections are applied, ``z <- z - M^-1 G(z)``, with the exact, constant ``M = dG/dz`` and a differentiable ``G``. They
+leave the value as it is; the first gives the derivative ``-M^-1 dG``, the second the second derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathline.solvers.jacobians import Systems, linearize, transforming
+from pathline.solvers.linear import Factors, factor, solve
+
+if TYPE_CHECKING:
+    from pathline.terms import Bound, Time
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """A Runge-Kutta matrix ``a``, and ``a^-1 = T diag(lambda) T^-1`` in real numbers.
+
+    Attributes:
+        a: ``(s, s)``.
+    """
+
+    a: np.ndarray
+
+    @cached_property
+    def inverse(self) -> np.ndarray:
+        """``a^-1``."""
+        return np.linalg.inv(self.a)
+
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        values, vectors = np.linalg.eig(self.inverse)
+        values, vectors = values.astype(complex), vectors.astype(complex)
+        real = np.abs(np.imag(values)) < 1e-9 * np.abs(values)
+        order = [*np.flatnonzero(real), *np.flatnonzero(~real & (np.imag(values) > 0))]
+        return values[order], vectors[:, order], np.linalg.inv(vectors)[order]
+
+    @cached_property
+    def values(self) -> list[float | complex]:
+        """The real eigenvalues, then one of each conjugate pair."""
+        return [v.real if v.imag == 0 or abs(v.imag) < 1e-9 * abs(v) else v for v in self._sorted[0].tolist()]
+
+    @cached_property
+    def forth(self) -> np.ndarray:
+        """``T^-1``: a row for a real eigenvalue, two (real part, imaginary part) for a pair."""
+        rows = zip(self.values, self._sorted[2], strict=True)
+        return np.array([part for v, w in rows for part in ([w.real, w.imag] if isinstance(v, complex) else [w.real])])
+
+    @cached_property
+    def back(self) -> np.ndarray:
+        """``T``: the columns that go with ``forth``; of a pair ``2 Re(v w)`` enters."""
+        columns = zip(self.values, self._sorted[1].T, strict=True)
+        parts = [p for v, w in columns for p in ([2 * w.real, -2 * w.imag] if isinstance(v, complex) else [w.real])]
+        return np.array(parts).T
+
+    def tensor(self, name: str, like: Tensor) -> Tensor:
+        """One of the matrices, in the dtype and on the device of ``like``."""
+        key = f"_{name}_{like.dtype}_{like.device}"
+        found = self.__dict__.get(key)
+        if found is None:
+            found = self.__dict__[key] = torch.tensor(getattr(self, name), dtype=like.dtype, device=like.device)
+        return found
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The equations ``Z_i = h sum_j a_ij f(t_j, base + Z_j)`` of one step.
+
+    Attributes:
+        times: of the stages, as `Bound.rate` takes them.
+        base: ``(rows, size)``, the part of the stages that is known.
+        h: the step: a number, a 0-d tensor, or ``(rows,)``.
+        spectrum: of the matrix ``a``.
+    """
+
+    term: Bound
+    times: Sequence[Time]
+    base: Tensor
+    h: Time
+    spectrum: Spectrum
+    args: Any
+    systems: Systems
+
+    @cached_property
+    def step(self) -> Any:
+        """``h`` as something that multiplies ``(rows, stages, size)``."""
+        if not isinstance(self.h, Tensor):
+            return self.h
+        h = self.h.to(device=self.base.device, dtype=self.base.dtype)
+        return h.reshape(-1, 1, 1) if h.dim() else h
+
+    @property
+    def stages(self) -> int:
+        """Their number."""
+        return len(self.spectrum.a)
+
+    def slopes(self, z: Tensor) -> Tensor:
+        """``(rows, stages, size)``: the rates at the stages."""
+        if len(self.times) == 1:
+            return self._rate(self.term, self.times[0], self.base + z[:, 0]).unsqueeze(1)
+        if self.term.per_sample:
+            return self._stacked(z)
+        return torch.stack([self._rate(self.term, t, self.base + z[:, i]) for i, t in enumerate(self.times)], 1)
+
+    def _rate(self, term: Bound, t: Time, y: Tensor) -> Tensor:
+        return self.systems.flat(term.rate(t, self.systems.state(y), self.args))
+
+    def _stacked(self, z: Tensor) -> Tensor:
+        """All stages in one call, as rows of their own: rows know nothing of each other on the per-sample clock."""
+        y = (self.base.unsqueeze(1) + z).reshape(-1, z.shape[-1])
+        term, times = self._repeated
+        term.stats.evaluations += len(self.times) - 1
+        return self._rate(term, times, y).reshape(z.shape)
+
+    @cached_property
+    def _repeated(self) -> tuple[Bound, Tensor]:
+        rows = torch.arange(len(self.base), device=self.base.device).repeat_interleave(len(self.times))
+        times = torch.stack([torch.as_tensor(t) for t in self.times], 1).reshape(-1)
+        return self.term.select(rows), times
+
+    def select(self, index: Tensor) -> Stages:
+        """The equations of some rows, on the per-sample clock."""
+        times = [t[index] if isinstance(t, Tensor) and t.dim() else t for t in self.times]
+        h = self.h[index] if isinstance(self.h, Tensor) and self.h.dim() else self.h
+        return replace(self, term=self.term.select(index), times=times, base=self.base[index], h=h)
+
+    # --- simplified Newton
+
+    def correction(self, z: Tensor, factors: Sequence[Factors]) -> Tensor:
+        """The Newton correction ``(rows, stages, size)`` for one kept Jacobian."""
+        spectrum = self.spectrum
+        if self.stages == 1:
+            residual = self.slopes(z)[:, 0] - z[:, 0] * (float(spectrum.inverse[0, 0]) / self._column)
+            return solve(factors[0], residual).unsqueeze(1)
+        residual = self.slopes(z) - torch.matmul(spectrum.tensor("inverse", z), z) / self.step
+        parts = torch.matmul(spectrum.tensor("forth", z), residual).unbind(1)
+        solved: list[Tensor] = []
+        i = 0
+        for value, lu in zip(spectrum.values, factors, strict=True):
+            if isinstance(value, complex):
+                w = solve(lu, torch.complex(parts[i], parts[i + 1]))
+                solved += [w.real, w.imag]
+                i += 2
+            else:
+                solved.append(solve(lu, parts[i]))
+                i += 1
+        return torch.matmul(spectrum.tensor("back", z), torch.stack(solved, 1))
+
+    @property
+    def _column(self) -> Any:
+        step = self.step
+        return step[:, 0] if isinstance(step, Tensor) and step.dim() else step
+
+    # --- exact Newton
+
+    def exact(self, z: Tensor, *, graph: bool = False) -> tuple[Tensor, Factors | None]:
+        """The residual ``G(z)`` and the factors of the exact ``dG/dz`` at ``z``; None where G has no graph."""
+        n, s, size = z.shape
+        pairs = [
+            linearize(self.term, t, self.base + z[:, i], self.args, self.systems, graph="value" if graph else False)
+            for i, t in enumerate(self.times)
+        ]
+        slopes = torch.stack([rate for rate, _ in pairs], 1)
+        residual = self.residual(z, slopes)
+        if graph and not (residual.requires_grad or transforming()):
+            return residual, None
+        with torch.no_grad():
+            a = self.spectrum.tensor("a", z)
+            jacobian = torch.stack([jacobian for _, jacobian in pairs], 1)  # (n, j, d, e)
+            blocks = (self._plain_step * a)[..., :, None, :, None] * jacobian.permute(0, 2, 1, 3)[:, None]
+            matrix = torch.eye(s * size, dtype=z.dtype, device=z.device) - blocks.reshape(n, s * size, s * size)
+            return residual, factor(matrix, self.term.stats)
+
+    @property
+    def _plain_step(self) -> Any:
+        return self.step.detach() if isinstance(self.step, Tensor) else self.step
+
+    def residual(self, z: Tensor, slopes: Tensor) -> Tensor:
+        """``Z - h a f``, zero at the solution."""
+        if self.stages == 1:
+            return z - slopes * (self.step * float(self.spectrum.a[0, 0]))
+        return z - self.step * torch.matmul(self.spectrum.tensor("a", z), slopes)
+
+
+def _solved(factors: Factors, g: Tensor) -> Tensor:
+    return solve(factors, g.reshape(len(g), -1)).reshape(g.shape)
+
+
+def attach(stages: Stages, z: Tensor) -> Tensor:
+    """The solution ``z`` of the equations, with first and second derivatives to all that they depend on."""
+    z = z.detach()
+    g, factors = stages.exact(z, graph=True)
+    if factors is None:
+        return z
+    z = z - _solved(factors, g)
+    return z - _solved(factors, stages.residual(z, stages.slopes(z)))
