@@ -26,7 +26,7 @@ def reference(problem: Problem) -> dict[str, object]:
     small = problem.atol if problem in STIFF else 1e-2  # an atol of 1e-2 rtol is as good as none there
     best = scipy_solve(problem, stiff, tight, small * tight).rows
     looser = scipy_solve(problem, stiff, 5 * tight, 5 * small * tight).rows
-    other = scipy_solve(problem, "LSODA", 1e-12, small * 1e-12).rows
+    other = scipy_solve(problem, "LSODA", 1e-12, 1e-14).rows
     return {
         "solver": f"scipy {scipy.__version__} {stiff}, rtol {tight:g}",
         "rows": best.tolist(),

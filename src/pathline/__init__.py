@@ -13,7 +13,7 @@ _HOMES = {
     "pathline._structure": ("time_like",),
     "pathline.controllers": ("PID", "FixedStep", "Grid"),
     "pathline.gradients": ("GRADIENTS", "Adjoint", "Backprop", "Checkpointed"),
-    "pathline.loop": ("Hooks",),
+    "pathline.hooks": ("Hooks",),
     "pathline.models": ("NeuralODE", "ResNet", "load", "save"),
     "pathline.saving": ("Save",),
     "pathline.sensitivities": ("sensitivity",),
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathline._structure import time_like
     from pathline.controllers import PID, FixedStep, Grid
     from pathline.gradients import GRADIENTS, Adjoint, Backprop, Checkpointed
-    from pathline.loop import Hooks
+    from pathline.hooks import Hooks
     from pathline.models import NeuralODE, ResNet, load, save
     from pathline.saving import Save
     from pathline.sensitivities import sensitivity

@@ -185,6 +185,21 @@ class Grid(Controller):
         return RowGrid(steps, lambda k: times[slots[min(k, len(slots) - 1)], samples])
 
 
+@dataclass(frozen=True)
+class Whole(Grid):
+    """One step from the first requested time to the last, for a method that chooses its own steps inside."""
+
+    @property
+    def exact_times(self) -> bool:
+        """Its inner steps follow the error."""
+        return False
+
+    def clock(self, setting: Setting, y0: Tensor, args: Any, carry: Any) -> GridClock:
+        """A clock of one step."""
+        ends = [setting.times[0], setting.times[-1]]
+        return GridClock(1, ends.__getitem__)
+
+
 def distinct(times: Sequence[Time]) -> list[Time]:
     """The times without repeats."""
     return [t for i, t in enumerate(times) if i == 0 or host(t) != host(times[i - 1])]
@@ -198,7 +213,6 @@ class GridClock:
         at: ``at(k)``, the time before step ``k``; a tensor where derivatives with respect to times are wanted.
     """
 
-    failure: Status | None = None
     measures = False
 
     def __init__(self, steps: int, at: Callable[[int], Time]) -> None:
@@ -206,6 +220,7 @@ class GridClock:
         self.index = 0
         self.t = at(0)
         self.done = steps == 0
+        self.failure: Status | None = None
 
     def propose(self) -> Time:
         """The end of the next step."""
@@ -213,7 +228,10 @@ class GridClock:
         return self.target
 
     def judge(self, y0: Tensor, step: Step) -> bool:
-        """Every step counts."""
+        """Every step counts that could be made."""
+        if step.failed:
+            self.failure = Status.NEWTON
+            return False
         self.index += 1
         self.t = self.target
         self.done = self.index == self.steps
@@ -236,7 +254,8 @@ class PID(Controller):
     ``[shrink, grow]`` times the last. *Stable.*
 
     Args:
-        first_step: the first step, positive; by default Hairer's rule, which costs one evaluation.
+        first_step: the first step, positive, on the per-sample clock perhaps one for each sample; by default Hairer's
+            rule, which costs one evaluation.
         min_step: a tolerance that asks for less is a failure (with ``force_min_step`` such a step counts all the same).
         max_step: no step is longer.
         norm: maps the scaled error, in the structure of the state, to a number; by default the root mean square.
@@ -256,7 +275,7 @@ class PID(Controller):
         filters in adaptive time-stepping.
     """
 
-    first_step: float | None = None
+    first_step: float | Tensor | None = None
     min_step: float | None = None
     max_step: float | None = None
     norm: Callable[[Any], Tensor | float] | None = None
@@ -273,7 +292,8 @@ class PID(Controller):
     def __post_init__(self) -> None:
         for name in ("first_step", "min_step", "max_step"):
             value = getattr(self, name)
-            if value is not None and not float(value) > 0:
+            least = value.min() if isinstance(value, Tensor) and value.numel() else value
+            if least is not None and not float(least) > 0:
                 raise ValueError(f"`{name}` is positive; it is {value!r}. The sign of time follows from `t`.")
         if self.min_step is not None and self.max_step is not None and self.min_step > self.max_step:
             raise ValueError(f"`min_step` is at most `max_step`; they are {self.min_step} and {self.max_step}.")

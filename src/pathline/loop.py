@@ -13,6 +13,7 @@ from torch import Tensor
 from pathline import _random
 from pathline._structure import host
 from pathline.controllers import Clock, Controller, PIDClock, Setting
+from pathline.hooks import Hooks
 from pathline.row_saving import shorten
 from pathline.saving import Keeper, Save
 from pathline.solvers.base import lasting
@@ -23,15 +24,6 @@ if TYPE_CHECKING:
     from pathline._structure import Structure
     from pathline.solvers.base import Solver, Step
     from pathline.terms import Bound, Time
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """Functions that the loop calls: ``on_step(t0, t1, y0)`` before a step, the others with the step behind it."""
-
-    on_step: Callable[[Time, Time, Tensor], None] = lambda t0, t1, y0: None
-    on_accept: Callable[[Time, Time, Tensor, Step], None] = lambda t0, t1, y0, step: None
-    on_reject: Callable[[Time, Time, Tensor, Step], None] = lambda t0, t1, y0, step: None
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ class Problem:
     save: Save
     stats: Stats
     max_steps: int | None
-    hooks: Hooks = Hooks()
+    hooks: Hooks = field(default_factory=Hooks)
     check_every: int = 256
     watch: Any = None
 

@@ -20,8 +20,10 @@ def bracket(g: Callable[[float], float], a: float, b: float, ga: float, gb: floa
 
     Args:
         g: a function of a float.
-        a, b: the ends, in any order.
-        ga, gb: its values there, of opposite sign, or zero.
+        a: one end.
+        b: the other end, on either side.
+        ga: the value at ``a``.
+        gb: the value at ``b``, of the opposite sign unless one is zero.
         tol: how far the root may be missed; rounding sets a floor.
 
     Returns:
@@ -72,8 +74,10 @@ def bracket_rows(
 
     Args:
         g: ``(rows,) -> (rows,)``, each entry a function of its own; it is called with all rows until the last is done.
-        a, b: ``(rows,)``, the ends, in any order.
-        ga, gb: ``(rows,)``, the values there; of opposite sign, or zero.
+        a: ``(rows,)``, one end.
+        b: ``(rows,)``, the other end.
+        ga: ``(rows,)``, the values at ``a``.
+        gb: ``(rows,)``, the values at ``b``, of the opposite sign unless one is zero.
         tol: how far a root may be missed.
 
     Returns:

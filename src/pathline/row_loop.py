@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pathline import _random
 from pathline.controllers import Setting
+from pathline.hooks import Hooks
 from pathline.row_clocks import CODES, RowGrid, RowPID
 from pathline.row_saving import Due, RowKeeper, inside, shorten
 from pathline.solvers.base import either, lasting, rows_of, spread_mask
@@ -197,7 +198,9 @@ class _March:
                 if accepted is not None and not _calm(step, good):
                     step = _Merged(problem.solver, sided, t0, t1, y, self.args, given, accepted, step)
                 cut, event = self._piece(step, sided, t0, t1, y, given, accepted, count - 1, random)
-                problem.hooks.on_accept(t0, t1, y, step)
+                if problem.hooks.on_accept is not Hooks.on_accept:
+                    kept = AcceptedRows(step, self.result.pieces[-1].index, accepted)
+                    problem.hooks.on_accept(_some(t0, accepted), _some(t1, accepted), _some(y, accepted), kept)
             else:
                 problem.hooks.on_reject(t0, t1, y, step)
             stats.accepted += moved
@@ -363,6 +366,22 @@ def _calm(step: Step, good: Tensor | None) -> bool:
         return True
     left = step.y1.detach()[~good]
     return bool(torch.isfinite(left).all())
+
+
+class AcceptedRows:
+    """What a hook sees of an accepted step: the rows that moved, and which samples they are."""
+
+    def __init__(self, step: Any, index: Tensor, accepted: Tensor | None) -> None:
+        self.step, self.index, self.accepted = step, index, accepted
+
+    @property
+    def y1(self) -> Tensor:
+        """The states at the ends of the steps."""
+        return _some(self.step.y1, self.accepted)
+
+    def coefficients(self) -> Tensor:
+        """Their dense output, ``(degree + 1, rows, *state)``."""
+        return self.step.coefficients(self.accepted)
 
 
 class _Merged:

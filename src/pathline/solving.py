@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pathline._structure import Structure, host
-from pathline.controllers import PID, Controller, FixedStep, Grid
+from pathline.controllers import PID, Controller, FixedStep, Grid, Whole
 from pathline.finishing import finish, finish_rows
-from pathline.gradients import Gradient, find_gradient
+from pathline.gradients import GRADIENTS, Gradient, find_gradient
 from pathline.gradients.inputs import transforming
-from pathline.loop import Hooks, Problem, finite
+from pathline.hooks import Hooks
+from pathline.loop import Problem, finite
 from pathline.saving import Save
 from pathline.solution import Solution
 from pathline.solvers import Solver, find_solver
@@ -138,7 +139,7 @@ def solve(
     defaults = TOLERANCES[flat.real.dtype if flat.is_complex() else flat.dtype]
     rtol = _tolerance("rtol", rtol, defaults[0], structure, flat)
     atol = _tolerance("atol", atol, defaults[1], structure, flat)
-    adapts = solver.adaptive and not isinstance(control, FixedStep | Grid)
+    adapts = solver.adaptive and (not isinstance(control, FixedStep | Grid) or isinstance(control, Whole))
     tolerance = Tolerance(rtol, atol, per_sample) if adapts else None
     problem = Problem(
         term=Bound(term, structure, flat, stats, tolerance),
@@ -154,6 +155,7 @@ def solve(
         hooks=_with_progress(hooks or Hooks(), progress, times.host),
     )
     _check_tolerances(problem)
+    _check_gradient(solver, gradient)
     if check_rows and per_sample:
         _check_rows(problem, flat, args)
     kept = differentiate.solve(problem, flat, times.moving, args, f)
@@ -202,6 +204,13 @@ def _term(f: Any, solver: Solver, args: Any) -> Term:
     term = f if isinstance(f, Term) else ODE(f)
     needs = NEEDS[solver.needs]
     missing = [need for need in needs if not term.offers(need)]
+    if missing and solver.needs == "split":
+        raise TypeError(
+            f'"{solver.name}" kicks and drifts in turn and needs a field that is split: Separable(kick, drift), a '
+            "module with methods kick and drift, or Hamiltonian(kinetic=..., potential=...). "
+            f'{type(getattr(term, "f", term)).__name__} is not. Use method="implicit_midpoint", which is symplectic '
+            "for any Hamiltonian."
+        )
     if missing:
         raise TypeError(
             f'The method "{solver.name}" needs a term with {" and ".join(needs)}(); {type(term).__name__} has no '
@@ -217,25 +226,15 @@ def _term(f: Any, solver: Solver, args: Any) -> Term:
 def _controller(
     controller: Controller | None, solver: Solver, dt: Any, rtol: Any, atol: Any, t: Any, times: Times
 ) -> Controller:
-    fixed = not solver.adaptive
-    if fixed or isinstance(controller, FixedStep | Grid):
-        for name, value in (("rtol", rtol), ("atol", atol)):
-            if value is not None:
-                raise ValueError(
-                    f'`{name}` was given, and the steps are fixed: "{solver.name}" has no use for it. Set `dt`, or '
-                    'choose an adaptive method such as "tsit5".'
-                )
+    if getattr(solver, "whole", False):
+        if controller is not None or dt is not None:
+            raise ValueError(f'"{solver.name}" chooses its steps itself: leave out `dt` and `controller`.')
+        return Whole()
+    if not solver.adaptive or isinstance(controller, FixedStep | Grid):
+        _refuse_tolerances(solver, rtol, atol)
     if controller is not None:
-        if dt is not None:
-            raise ValueError("`dt` and `controller` were both given; FixedStep(dt) is a controller already. Keep one.")
-        if isinstance(controller, type) or not callable(getattr(controller, "clock", None)):
-            raise TypeError(f"`controller` is an object such as PID(), FixedStep(dt) or Grid(); it is {controller!r}.")
-        if fixed and isinstance(controller, PID):
-            raise ValueError(
-                f'"{solver.name}" has no error estimate for a PID controller. Use FixedStep(dt), or "tsit5".'
-            )
-        return controller
-    if not fixed:
+        return _checked_controller(controller, solver, dt)
+    if solver.adaptive:
         if dt is not None:
             raise ValueError(
                 f'`dt` is the step of a fixed-step method, and "{solver.name}" chooses its steps. Use '
@@ -244,20 +243,35 @@ def _controller(
         return PID()
     if dt is not None:
         return FixedStep(dt)
-    ragged = isinstance(t, list) and times.shown.dim() == 2
-    if (
-        not (isinstance(t, Tensor) or ragged)
-        and len(times.shown) == 2
-        and bool((times.shown[0] != times.shown[1]).any())
-    ):
+    given = isinstance(t, Tensor) or (isinstance(t, list) and times.shown.dim() == 2)
+    if not given and len(times.shown) == 2 and bool((times.shown[0] != times.shown[1]).any()):
         raise ValueError(f'"{solver.name}" takes fixed steps: set `dt`, or pass the grid as a tensor `t`.')
     return Grid()
+
+
+def _refuse_tolerances(solver: Solver, rtol: Any, atol: Any) -> None:
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None:
+            raise ValueError(
+                f'`{name}` was given, and the steps are fixed: "{solver.name}" has no use for it. Set `dt`, or '
+                'choose an adaptive method such as "tsit5".'
+            )
+
+
+def _checked_controller(controller: Controller, solver: Solver, dt: Any) -> Controller:
+    if dt is not None:
+        raise ValueError("`dt` and `controller` were both given; FixedStep(dt) is a controller already. Keep one.")
+    if isinstance(controller, type) or not callable(getattr(controller, "clock", None)):
+        raise TypeError(f"`controller` is an object such as PID(), FixedStep(dt) or Grid(); it is {controller!r}.")
+    if not solver.adaptive and isinstance(controller, PID):
+        raise ValueError(f'"{solver.name}" has no error estimate for a PID controller. Use FixedStep(dt), or "tsit5".')
+    return controller
 
 
 def _check_moving(moving: Tensor | None, control: Controller, save: Save, term: Term, solver: Solver) -> None:
     if moving is None:
         return
-    if not term.offers("rate") or solver.needs != "rate":
+    if not term.offers("rate") or solver.needs == "contract":
         raise ValueError(
             "`t` requires grad, and this term has no rate dy/dt to differentiate by time. Pass t.detach()."
         )
@@ -276,6 +290,16 @@ def _check_args(args: Any, y0: Tensor, per_sample: bool) -> None:
                     f"`PerSample` holds tensors with one entry for each of the {len(y0)} samples; it holds {came}. "
                     "Pass what all samples share without PerSample."
                 )
+
+
+def _check_gradient(solver: Solver, gradient: Any) -> None:
+    offered = getattr(solver, "gradients", None)
+    name = gradient if isinstance(gradient, str) else type(gradient).__name__.lower()
+    if offered is not None and torch.is_grad_enabled() and name in GRADIENTS and name not in offered:
+        raise ValueError(
+            f'"{solver.name}" is differentiated by gradient={" or ".join(map(repr, offered))} alone, not by {name!r}. '
+            "Choose that, solve under torch.no_grad(), or take another method."
+        )
 
 
 def _check_rows(problem: Problem, y0: Tensor, args: Any) -> None:

@@ -200,17 +200,20 @@ def unwrapped(args: Any, index: Tensor | None) -> Any:
 
 
 _ARITIES: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_BOUND_ARITIES: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
 def _remembered_arity(f: Callable[..., Any]) -> int:
     """`_arity`, once a code object: reading a signature costs as much as an evaluation of a small field."""
     target = type(f).forward if isinstance(f, nn.Module) and "forward" not in vars(f) else f
-    code = getattr(target, "__code__", None) if isinstance(target, types.FunctionType) else None
+    bound = isinstance(target, types.MethodType)
+    code = getattr(target, "__code__", None) if bound or isinstance(target, types.FunctionType) else None
     if code is None:
         return _arity(f)
-    arity = _ARITIES.get(code)
+    known = _BOUND_ARITIES if bound else _ARITIES
+    arity = known.get(code)
     if arity is None:
-        arity = _ARITIES[code] = _arity(f)
+        arity = known[code] = _arity(f)
     return arity
 
 
@@ -249,6 +252,8 @@ class Bound:
         tolerance: of the solve; None where the steps are fixed.
         per_sample: whether times are ``(rows,)``, one for each sample.
         index: the samples that are served; None for all.
+        exact: whether steps will be made again from their records, so that an iteration has to converge to rounding.
+        notes: what solvers have found out during this solve.
     """
 
     def __init__(
@@ -263,6 +268,8 @@ class Bound:
         self.per_sample = structure.rows
         self.index: Tensor | None = None
         self.differentiates = False
+        self.exact = False
+        self.notes: dict[str, Any] = {}
         self.low: Any = -float("inf")
         self.high: Any = float("inf")
         self._lead = (-1,) + (1,) * (y0.dim() - 1) if structure.plain else (-1,)
@@ -272,6 +279,10 @@ class Bound:
     def between(self, low: Any, high: Any) -> Bound:
         """The same term on one side of a jump."""
         return self._with(low=low, high=high)
+
+    def exactly(self) -> Bound:
+        """The same term for steps that will be made again."""
+        return self._with(exact=True)
 
     def counting(self, stats: Any) -> Bound:
         """The same term with other counts."""

@@ -16,8 +16,10 @@ from pathline.compat._methods import CALLBACKS, Plan, plan
 from pathline.compat._record import RECORD
 from pathline.finishing import finish
 from pathline.gradients import Kept
+from pathline.gradients.backprop import Backprop
 from pathline.gradients.base import Gradient
-from pathline.loop import Hooks, Problem
+from pathline.hooks import Hooks
+from pathline.loop import Problem
 from pathline.saving import Save
 from pathline.solution import Solution
 from pathline.stats import Stats
@@ -76,11 +78,11 @@ class Call:
         self.given = dict(options or {})
         self.norm = self.given.get("norm")
         self.stats = Stats()
-        term = Field(func, parts=self.parts)
-        self.bound = Bound(term, self.structure, self.flat, self.stats, Tolerance(self.rtol, self.atol))
         norm = self.norm if self.norm is not None or not self.parts else mixed_norm
         rate = self._rate if self.given.get("grid_constructor") is not None else None
         self.plan = plan(method, self.given, self.rtol, self.atol, norm, self.t.dtype, rate)
+        tolerance = Tolerance(self.rtol, self.atol) if self.plan.measures else None
+        self.bound = Bound(Field(func, parts=self.parts), self.structure, self.flat, self.stats, tolerance)
 
     def _rate(self, t: Any, y: Tensor) -> Tensor:
         return self.bound.rate(t, y, None)
@@ -120,7 +122,8 @@ class Call:
     def run(self, gradient: Gradient, problem: Problem) -> Kept:
         """Solve; a failure raises with the partial solution."""
         moving = self.t if self.t.requires_grad and torch.is_grad_enabled() else None
-        with RECORD.forward(self.stats):
+        graph = torch.is_grad_enabled() and (self.plan.name != "scipy_solver" or not isinstance(gradient, Backprop))
+        with RECORD.forward(self.stats), torch.set_grad_enabled(graph):
             kept = gradient.solve(problem, self.flat, moving, None, self.func)
         if not kept.result.status:
             self.solution(problem, kept)

@@ -30,6 +30,7 @@ class Steps(Controller):
         like: the dtype in which the original computes its grid: that of ``t``.
         rate: the field on flat states, for ``grid``.
         still: whether the grid carries no derivative with respect to the times.
+        ends: one step over the whole span, for a method that makes its own.
     """
 
     length: float | None = None
@@ -37,15 +38,18 @@ class Steps(Controller):
     like: torch.dtype = torch.float64
     rate: Callable[[Any, Tensor], Tensor] | None = None
     still: bool = False
+    ends: bool = False
 
     @property
     def exact_times(self) -> bool:
         """The steps follow the requested times."""
-        return not self.still
+        return not (self.still or self.ends)
 
     def clock(self, setting: Setting, y0: Tensor, args: Any, carry: Any) -> GridClock:
         """A clock over the steps."""
-        if self.grid is not None:
+        if self.ends:
+            times = [setting.times[0], setting.times[-1]]
+        elif self.grid is not None:
             times = self._made(setting.times, y0)
         elif self.length is None:
             times = distinct(setting.times)

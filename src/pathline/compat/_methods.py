@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pathline.compat._grids import Chords, Perturbed, Steps
 from pathline.controllers import PID, Controller
 from pathline.solvers import METHODS
 from pathline.solvers.adams import Adams
+from pathline.solvers.scipy import Scipy
 from pathline.tolerance import Tolerance
 
 ADAPTIVE = ("dopri8", "dopri5", "tsit5", "bosh3", "fehlberg2", "adaptive_heun")
@@ -32,7 +34,7 @@ IMPLICIT = (
     "trbdf2",
 )
 #: Where the names differ: the original's `rk4` is the 3/8 rule.
-OURS = {"heun2": "heun", "rk4": "rk4_38", "scipy_solver": "scipy"}
+OURS = {"heun2": "heun", "rk4": "rk4_38"}
 NAMES = (*ADAPTIVE, "euler", "midpoint", "heun2", "heun3", "rk4", *ADAMS, *IMPLICIT, "scipy_solver")
 
 _STEPS = ("first_step", "min_step", "max_step", "max_num_steps", "step_t", "jump_t")
@@ -60,7 +62,7 @@ class Plan:
         solver: ours.
         controller: of the steps.
         max_steps: between two requested times; None is unlimited.
-        adapts: whether the steps follow an error estimate.
+        measures: whether it has a use for tolerances.
         callbacks: the names of those it calls.
     """
 
@@ -68,7 +70,7 @@ class Plan:
     solver: Any
     controller: Controller
     max_steps: int | None
-    adapts: bool
+    measures: bool
     callbacks: tuple[str, ...]
 
 
@@ -110,9 +112,10 @@ def plan(
         limit = None if steps is None or int(steps) >= ENDLESS else int(steps)
         return Plan(name, METHODS[name], _pid(options, norm), limit, True, CALLBACKS)
     if name == "scipy_solver":
-        return Plan(name, _scipy(options), Steps(), None, False, ())
+        return Plan(name, _scipy(options), Steps(ends=True), None, True, ())
     solver = _fixed(name, options, rtol, atol)
-    return Plan(name, *_on_grid(solver, options, Steps(None, None, like, rate), inner=inner), None, False, _STEP)
+    on_grid = _on_grid(solver, options, Steps(like=like, rate=rate), inner=inner)
+    return Plan(name, *on_grid, None, name in ADAMS, _STEP)
 
 
 def _pid(options: dict[str, Any], norm: Callable[[Any], Any] | None) -> PID:
@@ -165,11 +168,14 @@ def _adams(name: str, options: dict[str, Any], rtol: Any, atol: Any) -> Adams:
 
 
 def _with_iterations(solver: Any, iterations: int) -> Any:
-    return solver
+    other = copy.copy(solver)
+    other.newton = replace(solver.newton, iterations=iterations)
+    return other
 
 
 def _scipy(options: dict[str, Any]) -> Any:
-    return METHODS["scipy"]
+    limits = {key: float(options[key]) for key in ("min_step", "max_step") if key in options}
+    return Scipy(options.get("solver", "LSODA"), **limits)
 
 
 def _on_grid(solver: Any, options: dict[str, Any], steps: Steps, *, inner: bool) -> tuple[Any, Steps]:

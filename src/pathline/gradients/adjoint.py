@@ -13,10 +13,14 @@ from pathline._structure import host
 from pathline.controllers import Controller
 from pathline.gradients.augmented import Backward, Controlled
 from pathline.gradients.backprop import Backprop
-from pathline.gradients.base import Kept, gather
+from pathline.gradients.base import Kept, gather, run
 from pathline.gradients.recompute import Recipe, no_forward_mode, prepare
-from pathline.loop import Hooks, Problem, Result, integrate
+from pathline.gradients.row_augmented import RowBackward
+from pathline.hooks import Hooks
+from pathline.loop import Problem, Result
 from pathline.solvers import Solver, find_solver
+from pathline.solvers.base import spread_mask
+from pathline.status import Status
 
 
 @dataclass(frozen=True)
@@ -96,21 +100,30 @@ class Adjoint:
 
     def solve(self, problem: Problem, y0: Tensor, t: Tensor | None, args: Any, field: Any) -> Kept:
         """Solve under one autograd function; ``Save(fn=...)`` is applied to its rows."""
-        if problem.solver.needs != "rate":
+        if problem.solver.needs == "contract":
             raise ValueError(
                 f'gradient="adjoint" needs a term with a rate dy/dt, and "{problem.solver.name}" integrates one '
                 'without. Use gradient="checkpointed".'
             )
-        at_rest = problem.times[0] == problem.times[-1]
-        if at_rest or not torch.is_grad_enabled():
+        if problem.at_rest or not torch.is_grad_enabled():
             return Backprop().solve(problem, y0, t, args, field)
         plain = replace(problem, save=replace(problem.save, fn=None))
         recipe = self.prepare(plain, y0, args, field)
-        run = _Run(self, recipe)
-        rows = _Solve.apply(run, y0, t, *recipe.inputs.tensors)
-        curve = None if run.kept.curve is None else _NoGradient.apply(run.kept.curve, rows)
-        y1 = rows[-1].clone() if run.kept.result.status else run.kept.y1
-        return Kept((rows,), curve, y1, run.kept.result)
+        solve = _Run(self, recipe)
+        rows, y1 = _Solve.apply(solve, y0, t, *recipe.inputs.tensors)
+        kept = solve.kept
+        y1 = _end(problem, kept, rows, y1)
+        curve = None if kept.curve is None else _NoGradient.apply(kept.curve, rows)
+        return Kept((rows,), curve, y1, kept.result, kept.reached)
+
+
+def _end(problem: Problem, kept: Kept, rows: Tensor, y1: Tensor) -> Tensor:
+    """The last state; where it is a requested row, with that row's dependence on its time."""
+    if problem.per_sample:
+        if problem.save.steps:
+            return y1
+        return torch.where(spread_mask(kept.result.code == 0, y1), rows[-1], y1)
+    return rows[-1].clone() if kept.result.status is Status.SUCCESS else y1
 
 
 class _Run:
@@ -119,43 +132,76 @@ class _Run:
     def __init__(self, config: Adjoint, recipe: Recipe) -> None:
         self.config, self.recipe = config, recipe
         self.kept: Any = None
-        self.times: list[float] = []
+        self.times: Any = []
 
-    def forward(self, y0: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    def forward(self, y0: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         recipe, problem = self.recipe, self.recipe.problem
         with torch.no_grad(), recipe.forward(tensors) as args:
-            result = integrate(problem, y0, args, slope=recipe.slope)
-            self.kept = gather(problem, result)
+            result = run(problem, y0, args, slope=recipe.slope)
+            kept = self.kept = gather(problem, result)
         recipe.slope = None
-        ends = [problem.times[0], *(host(piece.t1) for piece in result.pieces)]
-        self.times = ends if problem.save.steps else list(problem.times[: result.valid])
+        self.times = _row_times(problem, kept) if problem.per_sample else _times(problem, result)
         for piece in result.pieces:
             piece.outputs = ()
-        rows = self.kept.rows[0]
-        self.kept.rows = result.first = ()
-        return rows.clone() if rows._is_view() else rows
+        rows, y1 = kept.rows[0], kept.y1.clone()
+        kept.rows = result.first = ()
+        return rows.clone() if rows._is_view() else rows, y1
+
+    def backward(
+        self, rows: Tensor, y1: Tensor, g: Tensor | None, g_y1: Tensor | None, t: Tensor | None, tensors: Any
+    ) -> list[Tensor | None]:
+        """The state at the end joins the rows: an event or a failure may have ended the solve between two of them."""
+        g = torch.zeros_like(rows) if g is None else g
+        g_y1 = torch.zeros_like(y1) if g_y1 is None else g_y1
+        if self.recipe.problem.per_sample:
+            reached = self.kept.reached.reshape(*rows.shape[:2], *(1,) * (rows.dim() - 2))
+            rows, g = torch.where(reached, rows, y1), torch.where(reached, g, torch.zeros_like(g))
+        else:
+            n = len(self.times) - 1
+            rows, g = rows[:n], g[:n]
+        ends = [torch.cat([rows, y1.unsqueeze(0)]), torch.cat([g, g_y1.unsqueeze(0)])]
+        return self.config.backward(self.recipe, self.times, *ends, t, tensors)
+
+
+def _times(problem: Problem, result: Result) -> list[float]:
+    """The times of the rows that were reached, and that of the last state."""
+    ends = [problem.times[0], *(host(piece.end) for piece in result.pieces)]
+    return [*(ends if problem.save.steps else problem.times[: result.valid]), host(result.t1)]
+
+
+def _row_times(problem: Problem, kept: Kept) -> Tensor:
+    """``(n + 1, batch)``: the times of the rows, those that were not reached at the end; then the end."""
+    result, reached = kept.result, kept.reached
+    assert reached is not None
+    times = problem.times
+    if problem.save.steps:
+        times = problem.times[:1].expand(len(reached), -1).clone()
+        for piece in result.pieces:
+            times[piece.due.place] = piece.end[piece.due.row]
+    return torch.cat([torch.where(reached, times, result.t1), result.t1.unsqueeze(0)])
 
 
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(run: _Run, y0: Tensor, t: Tensor | None, *tensors: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(run: _Run, y0: Tensor, t: Tensor | None, *tensors: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return run.forward(y0, tensors)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         run, _, t, *tensors = inputs
         ctx.run = run
-        ctx.save_for_backward(t, output, *tensors)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(t, *output, *tensors)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         raise no_forward_mode()
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, g: Tensor | None, g_y1: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         run: _Run = ctx.run
-        t, rows, *tensors = ctx.saved_tensors
-        return None, *run.config.backward(run.recipe, run.times, rows, g, t, tensors)
+        t, rows, y1, *tensors = ctx.saved_tensors
+        return None, *run.backward(rows, y1, g, g_y1, t, tensors)
 
 
 class _NoGradient(torch.autograd.Function):
@@ -183,7 +229,7 @@ class _NoGradient(torch.autograd.Function):
 def sweep(
     config: Adjoint,
     recipe: Recipe,
-    times: Sequence[float],
+    times: Any,
     rows: Tensor,
     g: Tensor,
     t: Tensor | None,
@@ -195,7 +241,8 @@ def sweep(
     Args:
         config: of the backward solve.
         recipe: of the forward solve.
-        times: of the rows.
+        times: of the rows, ``(n, batch)`` on the per-sample clock; more than the requested ones where the last state is
+            no requested row.
         rows: the stored states, ``(n, *state)``.
         g: their cotangents.
         t: the requested times, where they require grad.
@@ -209,7 +256,10 @@ def sweep(
         )
     problem = recipe.problem
     controlled = config.control_parameters and config.norm != "seminorm"
-    backward = (Controlled if controlled else Backward)(config, recipe, tensors, create_graph, timed=t is not None)
+    if controlled and problem.per_sample:
+        raise ValueError('`control_parameters` is for clock="shared"; with one clock a sample leave it out.')
+    kind = RowBackward if problem.per_sample else Controlled if controlled else Backward
+    backward = kind(config, recipe, tensors, create_graph, timed=t is not None)
     with backward.tape.open(), torch.set_grad_enabled(create_graph):
         adjoint = torch.zeros_like(rows[0])
         slopes: list[Tensor] = []
@@ -221,8 +271,10 @@ def sweep(
         if t is not None:
             slopes.append(backward.start_slope(times[0], rows[0], adjoint))
         g_t = None if t is None else torch.stack(slopes[::-1]).to(t.dtype)
-        if g_t is not None and len(times) < len(problem.times):
-            g_t = torch.cat([g_t, g_t.new_zeros(len(problem.times) - len(times))])
+        if g_t is not None:
+            n = len(problem.times)
+            missing = max(n - len(g_t), 0)
+            g_t = torch.cat([g_t[:n], g_t.new_zeros(missing, *g_t.shape[1:])])
         backward.warn()
     stats = problem.stats
     stats.backward_steps += backward.stats.steps

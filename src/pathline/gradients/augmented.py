@@ -15,7 +15,8 @@ from pathline._structure import Structure, host
 from pathline.controllers import PID, Controller, Grid
 from pathline.gradients.base import Sum, inner
 from pathline.gradients.recompute import Recipe, Tape
-from pathline.loop import Hooks, Problem, Result, integrate
+from pathline.hooks import Hooks
+from pathline.loop import Problem, Result, integrate
 from pathline.saving import Save
 from pathline.solvers import find_solver
 from pathline.stats import Stats
@@ -78,7 +79,7 @@ class Backward:
         """A tolerance of the forward state, for the state of the backward solve."""
         return value
 
-    def rates(self, t: Tensor, state: Tensor) -> Tensor:
+    def rates(self, t: Tensor, state: Tensor, samples: Tensor | None = None) -> Tensor:
         """``d/dt (y, a) = (f, -a^T df/dy)``."""
         y, a = state[0], state[1]
         dy, (da,) = self._pull(t, y, a, parameters=False)
@@ -165,7 +166,7 @@ class Backward:
                 hooks.on_accept(a, b, self.parts(state, scale), step)  # pyright: ignore[reportArgumentType]
 
         return Problem(
-            term=Bound(_Augmented(self), structure, start, Stats(), Tolerance(rtol, atol)),
+            term=Bound(Augmented(self), structure, start, Stats(), Tolerance(rtol, atol)),
             solver=self.solver,
             controller=self._controller(t1, t0),
             structure=structure,
@@ -262,7 +263,7 @@ class Controlled(Backward):
             value = value.item()
         return self.layout.broadcast(value, start, name)
 
-    def rates(self, t: Tensor, state: Tensor) -> Tensor:
+    def rates(self, t: Tensor, state: Tensor, samples: Tensor | None = None) -> Tensor:
         """``d/dt (a_t, y, a, a_theta) = (-a^T df/dt, f, -a^T df/dy, -a^T df/dtheta)``."""
         _, y, a, *_ = self._leaves(state)
         own = [self._narrow(y), t] if self.timed else [self._narrow(y)]
@@ -318,12 +319,15 @@ def _rms(x: Tensor) -> float:
     return torch.linalg.vector_norm(x).item() / x.numel() ** 0.5 if x.numel() else 0.0
 
 
-class _Augmented(Term):
+class Augmented(Term):
+    """The augmented system as a term."""
+
     def __init__(self, backward: Backward) -> None:
         self.backward = backward
 
     def rate(self, t: Tensor, y: Tensor, args: Any) -> Tensor:
-        return self.backward.rates(t, y)
+        """The rates; ``args`` are the samples, on the per-sample clock."""
+        return self.backward.rates(t, y) if args is None else self.backward.rates(t, y, args)
 
 
 def _failed(result: Result, t1: float, t0: float) -> str:

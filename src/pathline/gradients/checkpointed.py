@@ -38,7 +38,7 @@ class Checkpointed:
         """Solve under one autograd function."""
         if problem.at_rest or not torch.is_grad_enabled():
             return Backprop().solve(problem, y0, t, args, field)
-        recipe = prepare(problem, y0, args, field)
+        recipe = prepare(replace(problem, term=problem.term.exactly()), y0, args, field)
         run = _Run(recipe)
         outputs = _Solve.apply(run, move_start(problem, y0, t, args), t, *recipe.inputs.tensors)
         return move_end(problem, run.kept(outputs), t, args)

@@ -6,6 +6,9 @@ from typing import Any
 
 from pathline._registry import look_up
 from pathline.solvers.base import Solver, Step
+from pathline.solvers.collocation import COLLOCATION
+from pathline.solvers.dirk import DIRKS
+from pathline.solvers.imex import IMEXS
 from pathline.solvers.reversible import REVERSIBLE, Reversible
 from pathline.solvers.runge_kutta import RungeKutta
 from pathline.solvers.symplectic import SYMPLECTIC
@@ -20,6 +23,7 @@ GAINS = {"tsit5": (0.2, 0.8, 0.0)}
 METHODS: dict[str, Any] = {
     name: RungeKutta(tableau, GAINS.get(name, (0.0, 1.0, 0.0))) for name, tableau in TABLEAUS.items()
 }
+METHODS |= DIRKS | COLLOCATION | IMEXS
 METHODS |= SYMPLECTIC | REVERSIBLE
 
 

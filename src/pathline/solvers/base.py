@@ -212,6 +212,8 @@ def either(mask: Tensor, a: Any, b: Any) -> Any:
     if a is b:
         return a
     if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.shape != b.shape:
+            return None
         return torch.where(spread_mask(mask, a), a, b)
     if a is None or b is None:
         return None

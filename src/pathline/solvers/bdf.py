@@ -25,6 +25,8 @@ KEPT = HIGHEST + 3
 KAPPA = (0.0, -0.1850, -1 / 9, -0.0823, -0.0415, 0.0)
 #: A new length is sought where it is at least this much longer than the old one; else the factors are kept.
 WORTH = 1.2
+#: Before that has been found out, it is shortened where the next step would probably be rejected.
+SOON = 0.9
 
 
 class History(NamedTuple):
@@ -97,29 +99,27 @@ class BDF:
 
     def step(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, carry: History | None) -> BDFStep:
         """One step."""
-        memory = None if carry is None or carry.memory is None else carry.memory.tree
-        work = self.newton.begin(term, t0, y, args, memory)
-        history = self._first(term, t0, t1, y, args, work) if carry is None else carry
+        history = self._first(term, t0, t1, y, args) if carry is None else carry
         moved = _moved(history, t0, t1)
         rules = _rules(y.device).of(moved.order)
         base, rise = (rules.start.to(y.dtype) @ moved.differences).unbind(1)
+        base, rise = base.reshape(y.shape), rise.reshape(y.shape)
+        # The Jacobian is made at the predicted end.
+        work = self.newton.begin(term, t1, base + rise, args, None if history.memory is None else history.memory.tree)
         scale = rules.scale if term.per_sample else float(rules.scale)
-        stages = Stages(
-            term, [t1], work.systems.flat(base.reshape(y.shape)), (t1 - t0) * scale, ONE, args, work.systems
-        )
-        guess = work.systems.flat(rise.detach().reshape(y.shape)).unsqueeze(1)
-        z, failed = work.solve(stages, guess)
-        change = work.systems.state(z[:, 0]).reshape(base.shape)
-        y1 = (base + change).reshape(y.shape)
+        known = work.systems.flat(base)
+        stages = Stages(term, [t1], known, (t1 - t0) * scale, ONE, args, work.systems)
+        z, failed = work.solve(stages, work.systems.flat(rise.detach()).unsqueeze(1))
+        z = work.systems.state(z[:, 0])
+        change = (z - rise).reshape(len(moved.order), -1)
         retry = history._replace(memory=Memory(work.retry()))
-        step = BDFStep(t0, t1, y1, rules, moved, change - rise, retry, work.reason(failed))
+        step = BDFStep(t0, t1, base + z, rules, moved, change, retry, work.reason(failed))
         step.go_on(self._choice(term, y, step), Memory(work.memory()))
         return step
 
-    def _first(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, work: Any) -> History:
+    def _first(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any) -> History:
         """A line along the slope at the start."""
-        known = work.f0 is not None and not torch.is_grad_enabled()
-        slope = work.systems.state(work.f0) if known else term.rate(t0, y, args)
+        slope = term.rate(t0, y, args)
         clocks = len(y) if term.per_sample else 1
         line = torch.stack([x.reshape(clocks, -1) for x in (y, spread(t1 - t0, y) * slope)], 1)
         differences = torch.nn.functional.pad(line, (0, 0, 0, KEPT - 2))
@@ -128,22 +128,20 @@ class BDF:
 
     def _choice(self, term: Bound, y: Tensor, step: BDFStep) -> tuple[Tensor, Tensor]:
         """``(clocks,)`` twice: the order of the next step, and by how much it is longer (0: as it comes out)."""
-        order, count = step.moved.order, step.moved.count + 1
-        keep = torch.ones_like(step.moved.length)
+        order = step.moved.order
         with torch.no_grad():
-            ready = count > order
-            if not bool(ready.any()):
-                return order, keep
             tolerance = term.tolerance or _tight(y, per_sample=term.per_sample)
             scale = tolerance.scale(y, step.y1).reshape(len(order), 1, -1)
-            errors = step.rules.errors.to(y.dtype) @ step.after
-            sizes = _norms(tolerance, errors / scale, y)
+            sizes = _norms(tolerance, step.rules.errors.to(y.dtype) @ step.after / scale, y)
             candidates = order.unsqueeze(1) + torch.arange(-1, 2, device=order.device)
             factors = (sizes.clamp_min(1e-12) ** (-1.0 / (candidates + 1)) / SAFETY.to(sizes)).clamp_max(10.0)
-            factors = factors.masked_fill((candidates < 1) | (candidates > self.order), 0.0)
+            # Too few equal steps say nothing of a higher order.
+            young = (step.moved.count < order).unsqueeze(1) & (candidates > order.unsqueeze(1))
+            factors = factors.masked_fill((candidates < 1) | (candidates > self.order) | young, 0.0)
             best, which = factors.max(1)
-            change = ready & ((best >= WORTH) | (best < 1.0))
-            return torch.where(change, order + which - 1, order), torch.where(change, best, keep)
+            change = torch.where(step.moved.count < order, best < SOON, (best >= WORTH) | (best < 1.0))
+            one = torch.ones_like(best)
+            return torch.where(change, order + which - 1, order), torch.where(change, best, one)
 
 
 class BDFStep(Curve):

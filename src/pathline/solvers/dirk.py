@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline.solvers.base import Memory, Weights, combine, hermite, horner, sparse, spread
+from pathline.solvers.base import Memory, Weights, combine, hermite, sparse, spread
+from pathline.solvers.curves import Curve
+from pathline.solvers.implicit_tableaus import DIAGONAL
 from pathline.solvers.linear import solve
 from pathline.solvers.newton import Newton, Spectrum, Stages, Work
 
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
 class DIRK:
     """A diagonally implicit Runge-Kutta method.
 
-    ``z_i = h g f(t_i, y0 + h sum_(j<i) a_ij k_j + z_i)``, ``k_i = z_i / (h g)``, ``y1 = y0 + h sum_i b_i k_i``. All stages
-    share the factors of ``1 / (h g) - J``. Slopes come from the stages, not from the field, which would amplify what the
-    iteration has left of the error by the stiffness. Where the tableau says so, the error estimate is divided by
-    ``I - h g J``. Dense output is cubic Hermite, or of order 4 for a method of order 5. *Maturing.*
+    ``z_i = h g f(t_i, y0 + h sum_(j<i) a_ij k_j + z_i)``, ``k_i = z_i / (h g)``, ``y1 = y0 + h sum_i b_i k_i``. All
+    stages share the factors of ``1 / (h g) - J``. Slopes come from the stages, not from the field, which would amplify
+    the rest of the iteration's error by the stiffness. Where the tableau says so, the error estimate is divided
+    by ``I - h g J``. Dense output is cubic Hermite, or of order 4 for a method of order 5. *Maturing.*
 
     Args:
         tableau: the coefficients.
@@ -141,10 +143,8 @@ class DIRK:
         return work.systems.state(error)
 
 
-class DIRKStep:
+class DIRKStep(Curve):
     """One step and its dense output."""
-
-    __slots__ = ("args", "dt", "error", "ks", "solver", "t0", "t1", "term", "work", "y0", "y1")
 
     def __init__(
         self,
@@ -161,11 +161,7 @@ class DIRKStep:
     ) -> None:
         self.solver, self.term, self.args, self.work = solver, term, args, work
         self.t0, self.t1, self.dt, self.y0, self.y1, self.ks, self.error = t0, t1, t1 - t0, y0, y1, ks, error
-
-    @property
-    def failed(self) -> Any:
-        """Whether a stage has not converged."""
-        return self.work.reason(self.work.bad if self.work.bad.any() else None)
+        self.failed = work.reason(work.bad if work.bad.any() else None)
 
     @property
     def carry(self) -> dict[str, Any]:
@@ -187,35 +183,28 @@ class DIRKStep:
         if weights is None:
             return self._cubic(rows)
         ks = torch.stack(self.ks) if rows is None else torch.stack(self.ks)[:, rows]
-        dt, y0 = self._of(self.dt, rows), self._of(self.y0, rows)
+        dt, y0 = of(self.dt, rows), of(self.y0, rows)
         matrix = torch.tensor(weights.T, dtype=ks.dtype, device=ks.device)
         rises = torch.tensordot(matrix, ks, 1) * spread(dt, ks[0])
         return torch.stack([y0, *(self.work.systems.state(rise) for rise in rises)])
 
     def _cubic(self, rows: Tensor | None) -> Tensor:
-        y0, y1, dt = self._of(self.y0, rows), self._of(self.y1, rows), self._of(self.dt, rows)
+        y0, y1, dt = of(self.y0, rows), of(self.y1, rows), of(self.dt, rows)
         return hermite(dt, y0, y1, self._slope(0, self.t0, y0, rows), self._slope(-1, self.t1, y1, rows))
 
     def _slope(self, stage: int, t: Time, y: Tensor, rows: Tensor | None) -> Tensor:
         """The slope at one end: that of a stage where it is one, else the field's."""
         tableau = self.solver.tableau
         if tableau.stiffly_accurate if stage else tableau.explicit_first:
-            return self.work.systems.state(self._of(self.ks[stage], rows))
+            return self.work.systems.state(of(self.ks[stage], rows))
         term = self.term if rows is None else self.term.select(rows)
-        return term.rate(self._of(t, rows), y, self.args)
-
-    def _of(self, x: Any, rows: Tensor | None) -> Any:
-        return x if rows is None or not isinstance(x, Tensor) or x.dim() == 0 else x[rows]
-
-    def rows(self, times: Sequence[float] | Tensor) -> Tensor:
-        """``(len(times), *state)``: dense output at times inside the step."""
-        return rows_of_curve(self.coefficients(), self.t0, self.dt, times)
+        return term.rate(of(t, rows), y, self.args)
 
 
-def rows_of_curve(coefficients: Tensor, t0: Time, dt: Time, times: Sequence[float] | Tensor) -> Tensor:
-    """``(len(times), *state)``: a polynomial in powers of theta, at times inside the step."""
-    theta = (torch.as_tensor(times, dtype=torch.float64) - t0) / dt
-    state = coefficients.shape[1:]
-    real = torch.finfo(coefficients.dtype).dtype if coefficients.is_complex() else coefficients.dtype
-    theta = theta.to(device=coefficients.device, dtype=getattr(torch, real) if isinstance(real, str) else real)
-    return horner(coefficients.unsqueeze(1), theta.reshape(-1, *(1,) * len(state)))
+def of(x: Any, rows: Tensor | None) -> Any:
+    """The rows of a tensor of them; anything else as it is."""
+    return x if rows is None or not isinstance(x, Tensor) or x.dim() == 0 else x[rows]
+
+
+#: Every diagonally implicit method by its name.
+DIRKS: dict[str, DIRK] = {name: DIRK(tableau) for name, tableau in DIAGONAL.items()}

@@ -207,8 +207,8 @@ def printed(
 
     Args:
         name: the method's name.
-        text: the lines; one without a bar continues the one before. A number is a fraction, a decimal, or a letter, each
-            with a sign.
+        text: the lines; one without a bar continues the one before. A number is a fraction, a decimal or a letter, with
+            its sign.
         letters: what the letters stand for.
         filtered: see `ImplicitTableau`.
         source: author, year, place.
@@ -273,8 +273,8 @@ TRAPEZOID = printed(
     1 | 1/2 1/2
       | 1/2 1/2
     """,
-    source="Crank and Nicolson (1947), A practical method for numerical evaluation of solutions of partial differential "
-    "equations of the heat-conduction type",
+    source="Crank and Nicolson (1947), A practical method for numerical evaluation of solutions of partial "
+    "differential equations of the heat-conduction type",
 )
 
 
@@ -362,7 +362,7 @@ KVAERNO3 = _kvaerno3()
 def _kvaerno4() -> ImplicitTableau:
     g = 0.5728160625  # a root of x^4 - 4 x^3 + 3 x^2 - 2/3 x + 1/24: L-stability
     for _ in range(3):
-        g -= np.polyval([1, -4, 3, -2 / 3, 1 / 24], g) / np.polyval([4, -12, 6, -2 / 3], g)
+        g -= float(np.polyval([1, -4, 3, -2 / 3, 1 / 24], g) / np.polyval([4, -12, 6, -2 / 3], g))
 
     def p(*coefficients: float) -> float:
         return float(np.polyval(coefficients, g))
@@ -522,8 +522,8 @@ KENCARP4 = Pair(
                | 82889/524892 0 15625/83664 69875/102672 -2260/8211 1/4
                | 4586570599/29645900160 0 178811875/945068544 814220225/1159782912 -3700637/11593932 61727/225920
         """,
-        source="Kennedy and Carpenter (2003), Additive Runge-Kutta schemes for convection-diffusion-reaction equations: "
-        "ARK4(3)6L[2]SA",
+        source="Kennedy and Carpenter (2003), Additive Runge-Kutta schemes for convection-diffusion-reaction "
+        "equations: ARK4(3)6L[2]SA",
     ),
     printed(
         "kencarp4",

@@ -31,9 +31,9 @@ def numbers(x: Tensor) -> np.ndarray:
 class Judge:
     """Verdicts on successive corrections of every row.
 
-    With the ratio ``theta`` of successive corrections the error left is at most ``eta |dz|``,
-    with ``eta = theta / (1 -
-    theta)``; a row is done when that is within ``kappa``, and given up when the iterations left would not bring it there.
+    With the ratio ``theta`` of successive corrections the error left is at most ``eta |dz|``, where ``eta`` is
+    ``theta / (1 - theta)``. A row is done when that is within ``kappa``, and given up when the iterations left would
+    not bring it there.
     """
 
     def __init__(self, eta: np.ndarray, kappa: float, most: int, exact: bool) -> None:
@@ -125,7 +125,7 @@ class Iteration:
     def __init__(self, work: Work, stages: Stages, guess: Tensor, *, watch: bool, exact: bool) -> None:
         self.work, self.stages, self.z, self.guess = work, stages, guess, guess
         self.watch, self.tracked = watch, False
-        self.exact = exact or work.term.tolerance is None or work.term.exact
+        self.exact = exact or work.term.tolerance is None or getattr(work.term, "exact", False)
         self.scale, self.kappa = work.scale(), 0.0
 
     def simplified(self, rows: np.ndarray) -> np.ndarray:

@@ -66,10 +66,16 @@ def split(term: Bound, t: Time, y: Tensor, args: Any) -> Systems:
     if y.dim() < 2:
         return Systems(False, y.shape, y.is_complex())
     key = ("rows apart", id(term.term), y.shape)
-    apart = term.notes.get(key)
+    notes = learnt(term)
+    apart = notes.get(key)
     if apart is None:
-        apart = term.notes[key] = _given_by_rows(term, t, y, args) if term.jacobian_given else _apart(term, t, y, args)
+        apart = notes[key] = _given_by_rows(term, t, y, args) if term.jacobian_given else _apart(term, t, y, args)
     return Systems(apart, y.shape[1:] if apart else y.shape, y.is_complex())
+
+
+def learnt(term: Bound) -> dict[Any, Any]:
+    """What is found out once in a solve, and shared by the copies of a term that are made later."""
+    return term.__dict__.setdefault("notes", {})
 
 
 def _given_by_rows(term: Bound, t: Time, y: Tensor, args: Any) -> bool:
@@ -165,12 +171,12 @@ def _pull_back(term: Bound, rate: Tensor, x: Tensor, weights: Tensor, *, graph: 
             rate, x, w, retain_graph=True, create_graph=graph, allow_unused=True, is_grads_batched=batched
         )[0]
 
-    if len(weights) > 1 and not term.notes.get("loop over products"):
+    if len(weights) > 1 and not learnt(term).get("loop over products"):
         try:
             found = one(weights, True)
             return x.new_zeros(len(weights), *x.shape) if found is None else found
         except RuntimeError:  # an operation inside has no batched derivative
-            term.notes["loop over products"] = True
+            learnt(term)["loop over products"] = True
     columns = [one(w, False) for w in weights]
     return torch.stack([torch.zeros_like(x) if column is None else column for column in columns])
 

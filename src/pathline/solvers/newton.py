@@ -21,8 +21,6 @@ __all__ = ["Newton", "Spectrum", "Stages", "Work", "attach"]
 
 #: Steps are of the same length where they agree to this: then the factors serve again.
 SAME = 1e-6
-#: A Jacobian is made anew after a step that converged slower than this in more than two iterations.
-SLOW = 1e-3
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,12 @@ class Newton:
     Args:
         iterations: at most so many in a step.
         kappa: how far below the tolerance of the solve the iteration goes; by default ``min(0.03, sqrt(rtol))``.
+        slow: a Jacobian is made anew after a step that took more than two iterations and converged slower than this.
     """
 
     iterations: int = 7
     kappa: float | None = None
+    slow: float = 1e-3
 
     def begin(self, term: Bound, t0: Time, y: Tensor, args: Any, memory: Any) -> Work:
         """What a step works with; the Jacobian is made at its start where the old one converged slowly.
@@ -101,6 +101,7 @@ class Work:
                 self.jacobian = torch.where(self.tensor(rows).reshape(-1, 1, 1), jacobian, self.jacobian)
         self.fresh, self.slow = self.fresh | rows, self.slow & ~rows
         self.length = np.where(rows, np.nan, self.length)
+        self.eta[rows] = 1.0
 
     def factor(self, stages: Stages) -> None:
         """Factors for the length of the step, where those at hand are for another one."""
@@ -176,15 +177,14 @@ class Work:
         """Remember how the iteration went, for some rows."""
         rows, good, theta, eta = rows[live], good[live], judge.theta[live], judge.eta[live]
         self.most[rows] = np.maximum(self.most[rows], judge.made)
-        if judge.made > 1:
-            self.theta[rows] = np.fmax(self.theta[rows], theta)
-            self.eta[rows[good]] = eta[good]
+        self.theta[rows] = np.fmax(self.theta[rows], theta)
+        self.eta[rows[good]] = eta[good]
 
     # --- what the next step takes over
 
     def memory(self) -> dict[str, Any]:
         """For the step after this one, when it is accepted; tensors with the rows first."""
-        slow = self.slow | ((self.most > 2) & (self.theta > SLOW))
+        slow = self.slow | ((self.most > 2) & (self.theta > self.newton.slow))
         return self._kept(np.zeros_like(self.fresh), slow)
 
     def retry(self) -> dict[str, Any]:

@@ -147,13 +147,20 @@ class Reversible:
         y1 = c y0 + (1 - c) z0 + Psi_h(t0, z0)
         z1 = z0 - Psi_(-h)(t1, y1)
 
-    Order, error estimate and dense output are those of the base method, at about twice its evaluations. The coupling
-    draws the copies together, so that the method is stable where the base method is, on dissipative fields too; going
-    backwards rounding grows like ``c^-steps``. *Maturing.*
+    Order and dense output are those of the base method, at about twice its evaluations. What can be undone to the last
+    digit has a price: where a step multiplies the solution by ``r``, it multiplies the distance of the copies by about
+    ``c / r``. So
+
+    - forwards the method is stable where ``r >= c``: a step contracts by no more than the coupling. The error estimate
+      sees the distance grow, and adaptive steps become as short as that. None is short enough for c = 1, or for
+      `ReversibleHeun` and `AsynchronousLeapfrog`, which diverge on dissipative fields;
+    - backwards, rounding grows like ``(r^2 / c)^steps``, which is ``c^-steps`` where energy is kept.
+
+    A coupling near ``r^2 = exp(-2 h rate)`` is the best in both directions. *Maturing.*
 
     Args:
         base: the name of an explicit Runge-Kutta method, or one.
-        coupling: c, in (0, 1]. Nearer to 1 the inverse keeps more digits, further from it the copies stay closer.
+        coupling: c, in (0, 1].
 
     Raises:
         TypeError: ``base`` is no explicit Runge-Kutta method.
@@ -244,8 +251,19 @@ class CoupledStep:
 
     @property
     def error(self) -> Any:
-        """The base method's estimate."""
-        return self.forward.error
+        """The base method's estimate, or how far the way there and back misses, where that is larger.
+
+        The miss, ``Psi_h(z0) + Psi_(-h)(y1)``, is what the copies move apart in this step. A step that contracts by
+        more than the coupling lets it grow from step to step, and the estimate at z alone would not see it.
+        """
+        error = self.forward.error
+        if error is None:
+            return None
+        with torch.no_grad():
+            miss = self.forward.y1 - self.carry
+            if isinstance(error, tuple):
+                return _larger(error[0], miss), _larger(error[1], miss)
+            return _larger(error, miss)
 
     def coefficients(self, rows: Tensor | None = None) -> Tensor:
         """``(degree + 1, *state)``: dense output in powers of theta; of some rows alone."""
@@ -262,6 +280,10 @@ class CoupledStep:
         when = torch.as_tensor(times, dtype=torch.float64, device=start.device)
         theta = ((when - t0) / (t1 - t0)).reshape(-1, *(1,) * start.dim()).to(start.dtype)
         return self.forward.rows(times) + start + theta * (end - start)
+
+
+def _larger(a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(b.abs() > a.abs(), b, a)
 
 
 #: Reversible methods by name.

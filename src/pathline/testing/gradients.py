@@ -157,6 +157,15 @@ def _check_exact(method: str, gradient: Mode, *, backward: bool) -> None:
         slopes = finite_difference(lambda x: loss(y0, weight, x), times, step=1e-4)
         _compare(f"dL/dt, {label}", found[2], slopes, closer_in_time)
         return
+    if gradient == "checkpointed":
+        plain = _gradients(method, inputs, gradient="backprop", **options)
+        _compare(
+            f"dL/dt, {label}, against backprop",
+            _gradients(method, inputs, gradient=gradient, **options)[2],
+            plain[2],
+            1e-7,
+        )
+        return
     rates = _time_gradients(method, inputs, gradient=gradient)
     _compare(f"dL/dt, {label}", rates[0], rates[1], 1e-5)
 

@@ -227,7 +227,9 @@ def check_per_sample(method: str) -> None:
             assert abs(came - wanted) <= loose, (
                 f"Expected row {i} of {method} to take {wanted} steps as it does alone, came {came}."
             )
-            rtol, atol = (10.0 * tol, 10.0 * tol) if loose else (1e-12, 1e-13)
+            rtol, atol = (
+                (10.0 * tol, 10.0 * tol) if loose else (1e-12, 1e-12)
+            )  # dense output of order 8 has large weights
             torch.testing.assert_close(together.ys[:, i], alone.ys, rtol=rtol, atol=atol)
 
 

@@ -68,6 +68,6 @@ def test_a_root_at_an_end_costs_nothing():
 def test_values_of_one_sign_are_refused(values):
     with pytest.raises(ValueError, match="opposite sign"):
         bracket(lambda t: t, 0.0, 1.0, *values, 1e-9)
+    a, b = (torch.tensor([v]) for v in values)
     with pytest.raises(ValueError, match="in row 0"):
-        a, b = (torch.tensor([v]) for v in values)
         bracket_rows(lambda t: t, torch.zeros(1), torch.ones(1), a, b, 1e-9)

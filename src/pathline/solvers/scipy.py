@@ -1,0 +1,170 @@
+"""scipy's solvers as a method, for cross-checks."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathline._structure import real_dtype
+
+if TYPE_CHECKING:
+    from pathline.terms import Bound, Time
+
+#: Tolerances (rtol, atol) of a solve with fixed steps, which states none.
+_TIGHT = {torch.float64: (1e-10, 1e-12), torch.float32: (1e-6, 1e-7)}
+
+
+class Scipy:
+    """A method of `scipy.integrate.solve_ivp`: an independent answer to compare with.
+
+    The whole solve is one call, in float64 on the CPU; rows come from scipy's own dense output. Nothing of it can be
+    differentiated, so that ``gradient="adjoint"`` is the only one; the backward solve is scipy's too. *Maturing.*
+
+    Args:
+        method: "RK23", "RK45", "DOP853", "Radau", "BDF" or "LSODA".
+
+    Raises:
+        ValueError: scipy has no such method.
+        ImportError: scipy isn't installed.
+
+    Example:
+        >>> import torch, pathline
+        >>> y0 = torch.ones(1, dtype=torch.float64)
+        >>> y1 = pathline.solve(lambda t, y: -y, y0, (0.0, 1.0), method=pathline.Scipy("Radau")).y1
+        >>> bool((y1 - torch.tensor(-1.0).double().exp()).abs() < 1e-5)
+        True
+
+    References:
+        Virtanen et al. (2020), SciPy 1.0. Hindmarsh (1983), ODEPACK; Petzold (1983), Automatic selection of methods for
+        solving stiff and nonstiff systems of ordinary differential equations.
+    """
+
+    needs = "rate"
+    adaptive = True
+    whole = True
+    variable_order = True
+    carries_slope = False
+    fsal = False
+    stages = None
+    gradients = ("adjoint",)
+    clocks = ("shared",)
+
+    def __init__(self, method: str = "LSODA") -> None:
+        if method not in _ORDERS:
+            raise ValueError(f"`method` is one of {', '.join(_ORDERS)}; it is {method!r}.")
+        self.method = method
+        self.name = "scipy" if method == "LSODA" else f"scipy({method})"
+        self.order, self.embedded_order = _ORDERS[method]
+        self.implicit = method in ("Radau", "BDF", "LSODA")
+        #: Of the quadrature over one of its steps; the curve itself is scipy's.
+        self.dense_order = min(self.order + 1, 7)
+
+    def __repr__(self) -> str:
+        return f'Scipy("{self.method}")'
+
+    def init(self, term: Bound, t0: Time, y0: Tensor, args: Any) -> None:
+        """Nothing is carried."""
+        return
+
+    def step(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, carry: None) -> ScipyStep:
+        """The whole solve."""
+        if isinstance(t1, Tensor) and t1.dim():
+            raise ValueError(
+                f'"{self.name}" knows one clock. Solve each sample by itself, or use clock="shared" or another method, '
+                'such as "bdf".'
+            )
+        start, end = float(t0), float(t1)
+        refuse_graph(self.name, term, start, y, args)
+        rtol, atol = _TIGHT.get(real_dtype(y.dtype), _TIGHT[torch.float32])
+        if term.tolerance is not None:
+            rtol, atol = (_array(x, y) for x in (term.tolerance.rtol, term.tolerance.atol))
+
+        def rate(t: float, flat: Any) -> Any:
+            return _flat(term.rate(t, _state(flat, y), args))
+
+        with torch.no_grad():
+            answer = _integrate().solve_ivp(
+                rate, (start, end), _flat(y), method=self.method, dense_output=True, rtol=rtol, atol=atol
+            )
+        term.stats.jacobians += int(answer.njev)
+        term.stats.factorizations += int(answer.nlu)
+        return ScipyStep(answer, y)
+
+
+class ScipyStep:
+    """scipy's answer.
+
+    Attributes:
+        knots: the ends of scipy's own steps.
+    """
+
+    error = None
+    carry = None
+
+    def __init__(self, answer: Any, y0: Tensor) -> None:
+        self.answer, self.y0 = answer, y0
+        self.knots: list[float] = answer.t.tolist()
+        self.y1 = _state(answer.y[:, -1], y0)
+        self.failed = None if answer.success else f"scipy at t = {self.knots[-1]:g}: {answer.message}"
+
+    def rows(self, times: Sequence[float] | Tensor) -> Tensor:
+        """``(len(times), *state)``: dense output at times inside the step."""
+        when = times.tolist() if isinstance(times, Tensor) else list(times)
+        return torch.stack([_state(row, self.y0) for row in self.answer.sol(np.array(when)).T])
+
+    def coefficients(self, rows: Tensor | None = None) -> Tensor:
+        """There is no one polynomial for scipy's many steps.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "Save(dense=True) keeps one polynomial a step, and a scipy solve is many steps in one. Ask for the times "
+            'in `t`, or use another method, such as "bdf".'
+        )
+
+
+def refuse_graph(name: str, term: Bound, t0: float, y: Tensor, args: Any) -> None:
+    """Raise where autograd would want a graph that scipy doesn't leave."""
+    if torch.is_grad_enabled() and (y.requires_grad or term.rate(t0, y, args).requires_grad):
+        raise ValueError(
+            f'"{name}" leaves no graph to differentiate. Use gradient="adjoint", torch.no_grad(), or another method, '
+            'such as "bdf".'
+        )
+
+
+_ORDERS = {"RK23": (3, 2), "RK45": (5, 4), "DOP853": (8, 7), "Radau": (5, 3), "BDF": (5, 5), "LSODA": (12, 12)}
+
+
+def _integrate() -> Any:
+    try:
+        return importlib.import_module("scipy.integrate")
+    except ImportError:
+        raise ImportError('The methods of scipy need scipy: pip install "scipy>=1.13".') from None
+
+
+def _flat(y: Tensor) -> Any:
+    """A float64 vector; complex numbers as pairs."""
+    y = y.detach().cpu().resolve_conj()
+    return (torch.view_as_real(y) if y.is_complex() else y).reshape(-1).double().numpy()
+
+
+def _state(flat: Any, like: Tensor) -> Tensor:
+    """The state in its own shape, dtype and place."""
+    x = torch.tensor(flat, dtype=torch.float64)
+    shape = like.shape
+    x = torch.view_as_complex(x.reshape(*shape, 2)) if like.is_complex() else x.reshape(shape)
+    return x.to(device=like.device, dtype=like.dtype)
+
+
+def _array(tolerance: float | Tensor, like: Tensor) -> Any:
+    """A number, or one for each element of the flat state."""
+    if not isinstance(tolerance, Tensor):
+        return tolerance
+    spread = tolerance.detach().expand(like.shape)
+    return _flat(torch.complex(spread, spread) if like.is_complex() else spread)
