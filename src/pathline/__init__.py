@@ -12,13 +12,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "pathline._structure": ("time_like",),
     "pathline.controllers": ("PID", "FixedStep", "Grid"),
+    "pathline.events": ("Event", "EventRecord"),
     "pathline.gradients": ("GRADIENTS", "Adjoint", "Backprop", "Checkpointed"),
     "pathline.hooks": ("Hooks",),
     "pathline.models": ("NeuralODE", "ResNet", "load", "save"),
     "pathline.saving": ("Save",),
     "pathline.sensitivities": ("sensitivity",),
     "pathline.solution": ("Solution",),
-    "pathline.solvers": ("METHODS", "Reversible"),
+    "pathline.solvers": ("METHODS", "Reversible", "Scipy"),
     "pathline.solving": ("solve",),
     "pathline.stats": ("Stats",),
     "pathline.status": (
@@ -39,13 +40,14 @@ _ROOMS = ("controls", "data", "experiments", "fields", "models", "nets", "plotti
 if TYPE_CHECKING:
     from pathline._structure import time_like
     from pathline.controllers import PID, FixedStep, Grid
+    from pathline.events import Event, EventRecord
     from pathline.gradients import GRADIENTS, Adjoint, Backprop, Checkpointed
     from pathline.hooks import Hooks
     from pathline.models import NeuralODE, ResNet, load, save
     from pathline.saving import Save
     from pathline.sensitivities import sensitivity
     from pathline.solution import Solution
-    from pathline.solvers import METHODS, Reversible
+    from pathline.solvers import METHODS, Reversible, Scipy
     from pathline.solving import solve
     from pathline.stats import Stats
     from pathline.status import (
@@ -68,6 +70,8 @@ __all__ = [
     "Adjoint",
     "Backprop",
     "Checkpointed",
+    "Event",
+    "EventRecord",
     "FixedStep",
     "Grid",
     "Hooks",
@@ -79,6 +83,7 @@ __all__ = [
     "ResNet",
     "Reversible",
     "Save",
+    "Scipy",
     "Separable",
     "Solution",
     "SolveError",

@@ -371,7 +371,7 @@ class PIDClock:
         if not self.jumps or not (self.t in self.jumps or self.target in self.jumps):
             return term
         inside = {
-            end: _towards(end, other, term.dtype) if end in self.jumps else end
+            end: towards(end, other, term.dtype) if end in self.jumps else end
             for end, other in ((self.t, self.target), (self.target, self.t))
         }
         return term.between(min(inside.values()), max(inside.values()))
@@ -472,7 +472,7 @@ class PIDClock:
         return min(100 * h0, h1, span)
 
 
-def _towards(t: float, other: float, dtype: torch.dtype) -> float:
+def towards(t: float, other: float, dtype: torch.dtype) -> float:
     """The neighbour of ``t`` in ``dtype`` on the side of ``other``."""
     here = torch.tensor(t, dtype=torch.float64)
     neighbour = here.to(dtype)

@@ -29,7 +29,7 @@ def finish(problem: Problem, kept: Kept, times: Times, args: Any, on_failure: st
     status = result.status
     ends = [problem.times[0], *(host(piece.end) for piece in result.pieces)]
     if save.steps:
-        ts = torch.tensor(ends, dtype=torch.float64, device=ts.device).to(ts.dtype)
+        ts = torch.tensor(kept.step_times or ends, dtype=torch.float64, device=ts.device).to(ts.dtype)
     n = len(ts)
     valid = n if save.steps and status else len(kept.rows[0]) if save.steps else result.valid
     if save.fn is None and not transforming() and not finite(kept.rows[0]):

@@ -101,7 +101,7 @@ class Result:
         spec: the structure of a row of ``Save(fn=...)``.
         suspect: the state or the error estimate of the step that failed.
         dt: the step that an adaptive controller would have tried next.
-        event: which event ended the solve.
+        event: the numbers of the events that ended the solve.
     """
 
     status: Status
@@ -113,7 +113,7 @@ class Result:
     spec: Any = None
     suspect: Tensor | None = None
     dt: float | None = None
-    event: int | None = None
+    event: list[int] = field(default_factory=list)
 
 
 def integrate(
@@ -212,7 +212,7 @@ def _march(
         given = carry
         result.y1, result.t1 = y, host(piece.end)
         if cut is not None:
-            result.status = Status.EVENT
+            result.status, result.event = Status.EVENT, watch.found
             break
     if isinstance(clock, PIDClock):
         result.dt = clock.dt

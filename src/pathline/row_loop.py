@@ -74,7 +74,7 @@ class RowResult:
     Attributes:
         code: ``(batch,)``, the status of each sample as an index of `CODES`.
         y1, t1: the last state of each sample, and its time.
-        event: ``(batch,)``, which event ended a sample's solve; -1 for none.
+        event: ``(batch,)``, the events that ended a sample's solve, a bit for each; -1 for none.
         first, first_due: the entries at the start.
         valid: ``(batch,)``, how many of its times a sample reached.
         dt: ``(batch,)``, the step that would have come next.
@@ -300,9 +300,11 @@ class _March:
         if isinstance(clock, RowPID):
             result.dt[samples] = clock.dt[out]
         assert rows is not None
-        rows.accepted[samples] += self.accepted[out]
-        rows.rejected[samples] += self.rejected[out]
-        rows.evaluations[samples] += self.evaluations[out]
+        index = self.problem.term.index
+        whole = samples if index is None else index[samples]
+        rows.accepted[whole] += self.accepted[out]
+        rows.rejected[whole] += self.rejected[out]
+        rows.evaluations[whole] += self.evaluations[out]
         self.ends.append((samples, y[out]))
         self.samples = self.samples[keep]
         self.accepted, self.rejected, self.evaluations = (

@@ -92,7 +92,7 @@ class RowKeeper:
         values = y0[due.row]
         if self.moved is not None and not self.save.steps:
             values = self.moved(values, due)
-        return self._kept(values, self._at(due))
+        return self.kept(values, self._at(due))
 
     def outputs(self, step: Step, t0: Tensor, t1: Tensor, due: Due, cut: Tensor | None = None) -> tuple[Tensor, ...]:
         """The entries of one step: values (a tensor for each leaf), without those of a curve.
@@ -108,17 +108,18 @@ class RowKeeper:
             return ()
         if self.save.steps:
             ends = step.y1 if cut is None else cut
-            return self._kept(ends[due.row], t1[due.row])
+            return self.kept(ends[due.row], t1[due.row])
         exact = self.times if self.exact is None else self.exact
         values = inside(step, t0, t1, due.row, exact[due.place])
         if self.moved is not None:
             values = self.moved(values, due)
-        return self._kept(values, self._at(due))
+        return self.kept(values, self._at(due))
 
     def _at(self, due: Due) -> Tensor:
         return self.times[0][due.sample] if self.save.steps else self.times[due.place]
 
-    def _kept(self, values: Tensor, times: Tensor) -> tuple[Tensor, ...]:
+    def kept(self, values: Tensor, times: Tensor) -> tuple[Tensor, ...]:
+        """Entries as they are kept: ``fn`` of them, a tensor for each leaf."""
         fn = self.save.fn
         if fn is None:
             return (values,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,14 @@ from torch.utils import _pytree as pytree
 
 from pathline._structure import Structure, host
 from pathline.controllers import PID, Controller, FixedStep, Grid, Whole
+from pathline.eventful import solve_eventful
+from pathline.events import Event
 from pathline.finishing import finish, finish_rows
 from pathline.gradients import GRADIENTS, Gradient, find_gradient
 from pathline.gradients.inputs import transforming
 from pathline.hooks import Hooks
 from pathline.loop import Problem, finite
+from pathline.row_eventful import solve_row_eventful
 from pathline.saving import Save
 from pathline.solution import Solution
 from pathline.solvers import Solver, find_solver
@@ -56,7 +59,7 @@ def solve(
     args: Any = None,
     controller: Controller | None = None,
     save: Save | None = None,
-    events: Sequence[Any] = (),
+    events: Event | Sequence[Event] | Mapping[Any, Event] = (),
     clock: str = "shared",
     batch_first: bool = False,
     check_rows: bool = False,
@@ -89,7 +92,7 @@ def solve(
         args: handed to the field whole; its tensors receive gradients.
         controller: `PID`, `FixedStep` or `Grid`, for what is beyond tolerances and ``dt``.
         save: what to keep, see `Save`.
-        events: not available yet.
+        events: an `Event`, a sequence of them (their names are 0, 1, ...), or a mapping of names to events.
         clock: "shared", one step size for the whole batch; or "per-sample": every entry of the first dimension of
             ``y0`` has its own steps, times, tolerances, events and status, and stops costing evaluations when it is
             done. The field then receives ``t`` as ``(rows, 1, ..., 1)`` (``(rows,)`` for a structured state) and the
@@ -121,7 +124,7 @@ def solve(
         Hairer, Norsett, Wanner (1993), Solving Ordinary Differential Equations I.
         Chen, Rubanova, Bettencourt, Duvenaud (2018), Neural Ordinary Differential Equations.
     """
-    _refuse_unavailable(events, clock, compile, on_failure)
+    _refuse_unavailable(clock, compile, on_failure)
     _check_kinds(save, progress, hooks)
     per_sample = clock == "per-sample"
     structure = Structure(y0, rows=per_sample)
@@ -158,7 +161,13 @@ def solve(
     _check_gradient(solver, gradient)
     if check_rows and per_sample:
         _check_rows(problem, flat, args)
-    kept = differentiate.solve(problem, flat, times.moving, args, f)
+    named = _named(events, solver)
+    if not named:
+        kept = differentiate.solve(problem, flat, times.moving, args, f)
+    elif per_sample:
+        kept = solve_row_eventful(differentiate, problem, flat, times, args, f, named)
+    else:
+        kept = solve_eventful(differentiate, problem, flat, times, args, f, named)
     if per_sample:
         return finish_rows(problem, kept, times, args, on_failure, batch_first)
     return finish(problem, kept, times, args, on_failure)
@@ -167,9 +176,7 @@ def solve(
 # --- checking ----------------------------------------------------------------------------------------------------
 
 
-def _refuse_unavailable(events: Sequence[Any], clock: str, compile: bool, on_failure: str) -> None:
-    if events:
-        raise ValueError("`events` are not available yet; solve piece by piece, or hit times with PID(must_hit=...).")
+def _refuse_unavailable(clock: str, compile: bool, on_failure: str) -> None:
     if clock not in ("shared", "per-sample"):
         raise ValueError(f'`clock` is "shared" or "per-sample"; it is {clock!r}.')
     if compile:
@@ -185,6 +192,26 @@ def _check_kinds(save: Any, progress: Any, hooks: Any) -> None:
         raise TypeError(f"`progress` is a function of the fraction done; it is {progress!r}. Pass print, for example.")
     if hooks is not None and not isinstance(hooks, Hooks):
         raise TypeError(f"`hooks` is a Hooks object; it is {hooks!r}. Pass pathline.Hooks(on_accept=...).")
+
+
+def _named(events: Any, solver: Solver) -> dict[Any, Event]:
+    named = {0: events} if isinstance(events, Event) else events
+    if not isinstance(named, Mapping):
+        try:
+            named = dict(enumerate(named))
+        except TypeError:
+            named = {0: named}
+    for event in named.values():
+        if not isinstance(event, Event):
+            raise TypeError(
+                f"`events` is an Event, or a sequence or mapping of them; it holds {event!r}. Pass "
+                "pathline.Event(crossing=...) or pathline.Event(at=...)."
+            )
+    if named and getattr(solver, "whole", False):
+        raise ValueError(
+            f'"{solver.name}" takes the whole span in one step and sees no events. Use our "bdf" or "tsit5".'
+        )
+    return dict(named)
 
 
 def _check_start(y0: Tensor) -> None:

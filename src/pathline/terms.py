@@ -98,6 +98,10 @@ class Sum(Term):
         self.nonstiff = nonstiff if isinstance(nonstiff, ODE) else ODE(nonstiff)
         self.takes = max(self.stiff.takes, self.nonstiff.takes)
 
+    def offers(self, need: str) -> bool:
+        """Whether the term has the part that a solver needs."""
+        return need in ("stiff", "nonstiff") or super().offers(need)
+
     def rate(self, t: Tensor, y: Any, args: Any) -> Any:
         """The sum of both parts."""
         return pytree.tree_map(torch.add, self.stiff.rate(t, y, args), self.nonstiff.rate(t, y, args))
@@ -273,12 +277,17 @@ class Bound:
         self.low: Any = -float("inf")
         self.high: Any = float("inf")
         self._lead = (-1,) + (1,) * (y0.dim() - 1) if structure.plain else (-1,)
+        self._none = y0.detach()[:0] if structure.rows else y0.detach().unsqueeze(0)[:0]
         self._args: tuple[Any, Any] = (None, None)
         self._sliced: bool | None = None
 
     def between(self, low: Any, high: Any) -> Bound:
         """The same term on one side of a jump."""
         return self._with(low=low, high=high)
+
+    def empty(self) -> Tensor:
+        """No states: ``(0, *state)``."""
+        return self._none
 
     def exactly(self) -> Bound:
         """The same term for steps that will be made again."""
@@ -332,6 +341,10 @@ class Bound:
                 return given  # a slice belongs to the graph, or to the absence of one, in which it was taken
             self._args = (args, given)
         return self._args[1]
+
+    def apply(self, function: Any, t: Time, y: Tensor, args: Any) -> Any:
+        """A user's function of (t, y), (t, y, args) or (y), with what the field would receive."""
+        return _call(function, self.time(t), self.structure.unravel(y), None if args is None else self.given(args))
 
     # --- parts of a term
 

@@ -35,7 +35,8 @@ def test_adaptive_methods_agree(method, t):
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if method in ("fehlberg2", "adaptive_heun") else {}
     theirs = original.odeint(spiral, start(), t, method=method, **tolerance)
     found = ours.odeint(spiral, start(), t, method=method, **tolerance)
-    assert found.shape == theirs.shape == (4, 2, 2) and found.dtype == theirs.dtype
+    assert found.shape == theirs.shape == (4, 2, 2)
+    assert found.dtype == theirs.dtype
     truth = ours.odeint(spiral, start(), t, method="dopri8", rtol=1e-12, atol=1e-13)
     bound = {"fehlberg2": 2e-2, "adaptive_heun": 1e-4}.get(method, 1e-6)  # fehlberg2 trusts a very small estimate
     torch.testing.assert_close(found, truth, rtol=bound, atol=bound)
@@ -160,7 +161,8 @@ def test_what_a_field_may_return():
     pair = (torch.ones(2, 1), torch.ones(3))
     for odeint in (ours.odeint, original.odeint):
         a, b = odeint(lambda t, y: [-y[0].reshape(2), -y[1]], pair, t)
-        assert a.shape == (2, 2, 1) and b.shape == (2, 3)
+        assert a.shape == (2, 2, 1)
+        assert b.shape == (2, 3)
         assert odeint(lambda t, y: -y.double(), torch.ones(2), t).dtype == torch.float32
 
 
@@ -216,10 +218,12 @@ def test_a_norm_receives_the_state_as_the_program_knows_it():
             return (x[0] if isinstance(x, tuple) else x).abs().pow(2).mean().sqrt()
 
         odeint(lambda t, y: -y, torch.tensor(1.0), t, options={"norm": norm})
-        assert seen and all(isinstance(x, torch.Tensor) and x.shape == () for x in seen)
+        assert seen
+        assert all(isinstance(x, torch.Tensor) and x.shape == () for x in seen)
         seen.clear()
         odeint(lambda t, y: (-y[0], y[1]), (torch.tensor(1.0), torch.ones(2, 2)), t, options={"norm": norm})
-        assert seen and all(isinstance(x, tuple) and [p.shape for p in x] == [(), (2, 2)] for x in seen)
+        assert seen
+        assert all(isinstance(x, tuple) and [p.shape for p in x] == [(), (2, 2)] for x in seen)
 
 
 def test_the_norm_of_a_tuple_is_the_largest_of_its_parts():
@@ -231,7 +235,9 @@ def test_the_norm_of_a_tuple_is_the_largest_of_its_parts():
         return torch.cos(5.0 * t).expand(1), torch.zeros_like(y[1])
 
     truth = math.sin(50.0) / 5.0
-    errors = [abs(odeint(f, y0, t, rtol=1e-5, atol=1e-5)[0][-1].item() - truth) for odeint in (ours.odeint, original.odeint)]
+    errors = [
+        abs(odeint(f, y0, t, rtol=1e-5, atol=1e-5)[0][-1].item() - truth) for odeint in (ours.odeint, original.odeint)
+    ]
     assert max(errors) < 1e-4
     flat = ours.odeint(lambda t, y: torch.cat(f(t, (y[:1], y[1:]))), torch.cat(y0), t, rtol=1e-5, atol=1e-5)
     assert abs(flat[-1, 0].item() - truth) > max(errors)
@@ -303,10 +309,16 @@ T = torch.tensor([0.0, 1.0])
         (TypeError, lambda ode: ode(spiral, Y, torch.tensor([0, 1]))),
         (ValueError, lambda ode: ode(spiral, Y, T, method="dopri6")),
         (ValueError, lambda ode: ode(spiral, Y, torch.tensor([0.0, 0.5, 1.0]), event_fn=lambda t, y: y[0])),
-        (ValueError, lambda ode: ode(
-            spiral, Y, T, method="rk4", options={"step_size": 0.1, "grid_constructor": lambda f, y, t: t})),
-        (AssertionError, lambda ode: ode(
-            spiral, Y, T, method="rk4", options={"grid_constructor": lambda f, y, t: t + 1.0})),
+        (
+            ValueError,
+            lambda ode: ode(
+                spiral, Y, T, method="rk4", options={"step_size": 0.1, "grid_constructor": lambda f, y, t: t}
+            ),
+        ),
+        (
+            AssertionError,
+            lambda ode: ode(spiral, Y, T, method="rk4", options={"grid_constructor": lambda f, y, t: t + 1.0}),
+        ),
         (AssertionError, lambda ode: ode(lambda t, y: 1e3 * y * y, 1e3 * Y, T)),
         (AssertionError, lambda ode: ode(lambda t, y: y / 0.0, Y, T)),
         (AssertionError, lambda ode: ode(lambda t, y: torch.sin(99 * t) - y, Y, T, options={"max_num_steps": 2})),

@@ -15,6 +15,7 @@ from pathline.compat._calls import NO_HOOKS, Call, hooks, mixed_norm
 from pathline.compat._errors import ERRORS
 from pathline.compat._methods import plan
 from pathline.compat._record import RECORD
+from pathline.controllers import PID
 from pathline.gradients.adjoint import Adjoint
 from pathline.gradients.inputs import Inputs, find, mark, reached, transforming
 from pathline.gradients.recompute import Recipe, bare
@@ -99,10 +100,17 @@ class Live(Adjoint):
             chosen = replace(self, norm=lambda parts: abs(norm(flat_parts(parts))))
         with RECORD.backward():
             try:
-                return Adjoint.backward(chosen, recipe, *given)
+                found = Adjoint.backward(chosen, recipe, *given)
             except SolveError as error:
                 status = error.status
                 raise ERRORS[status](str(error), error.solution, status) from None  # pyright: ignore[reportArgumentType]
+        unused = zip(found[2:], given[-1], strict=True)
+        return [*found[:2], *(torch.zeros_like(x) if g is None else g for g, x in unused)]
+
+    def missed(self, message: str) -> None:
+        """Of fixed steps nobody expects that they return; of others the program is told."""
+        if isinstance(self.controller, PID):
+            warnings.warn(f"{message} Use odeint, which is exact.", stacklevel=3)
 
 
 def flat_parts(parts: tuple[Any, ...]) -> tuple[Tensor, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -121,13 +122,19 @@ class Call:
 
     def run(self, gradient: Gradient, problem: Problem) -> Kept:
         """Solve; a failure raises with the partial solution."""
-        moving = self.t if self.t.requires_grad and torch.is_grad_enabled() else None
-        graph = torch.is_grad_enabled() and (self.plan.name != "scipy_solver" or not isinstance(gradient, Backprop))
-        with RECORD.forward(self.stats), torch.set_grad_enabled(graph):
+        with self.recorded(gradient):
+            moving = self.t if self.t.requires_grad and torch.is_grad_enabled() else None
             kept = gradient.solve(problem, self.flat, moving, None, self.func)
         if not kept.result.status:
             self.solution(problem, kept)
         return kept
+
+    @contextmanager
+    def recorded(self, gradient: Gradient) -> Iterator[None]:
+        """Counted and timed; scipy leaves no graph for autograd to follow."""
+        graph = torch.is_grad_enabled() and (self.plan.name != "scipy_solver" or not isinstance(gradient, Backprop))
+        with RECORD.forward(self.stats), torch.set_grad_enabled(graph):
+            yield
 
     def solution(self, problem: Problem, kept: Kept) -> Solution:
         """The whole solution; raises where the solve failed."""
@@ -185,7 +192,7 @@ def mixed_norm(parts: tuple[Tensor, ...]) -> Tensor:
     return torch.stack(found).max() if len(found) > 1 else found[0]
 
 
-def hooks(func: Any, plan: Plan, suffix: str, unravel: Callable[[Tensor], Any] = lambda y: y) -> Hooks:
+def hooks(func: Any, plan: Plan, suffix: str, unravel: Callable[[Any], Any]) -> Hooks:
     """The callbacks that ``func`` holds as attributes, as hooks of the loop."""
     found = {name: getattr(func, name + suffix) for name in CALLBACKS if hasattr(func, name + suffix)}
     unknown = {name + suffix for name in found if name not in plan.callbacks}

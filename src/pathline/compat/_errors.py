@@ -22,8 +22,13 @@ class NonFiniteError(status.NonFiniteError, AssertionError):
     """The state or the field became infinite or NaN."""
 
 
+class NewtonError(status.NewtonError, AssertionError):
+    """The iteration of an implicit method did not converge."""
+
+
 #: The error of each way to fail.
-ERRORS: dict[Status, type[status.SolveError]] = {
+ERRORS: dict[Status, type[status.SolveError]] = status.ERRORS | {
+    Status.NEWTON: NewtonError,
     Status.MAX_STEPS: MaxStepsError,
     Status.STEP_UNDERFLOW: StepSizeUnderflow,
     Status.NON_FINITE: NonFiniteError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,10 @@ from torch import Tensor
 from pathline._structure import host
 from pathline.compat._errors import require
 from pathline.controllers import Controller, GridClock, Setting, distinct
+
+
+#: Steps of a solve that an event will end.
+ENDLESS = 2**62
 
 
 class _Clock(GridClock):
@@ -54,7 +59,11 @@ class Steps(Controller):
         elif self.length is None:
             times = distinct(setting.times)
         else:
-            times = self._equal(setting.times[0], setting.times[-1])
+            first, last = setting.times[0], setting.times[-1]
+            if math.isinf(host(last)):
+                stride = math.copysign(self.length, host(last))
+                return _Clock(ENDLESS, lambda k: first + k * stride)
+            times = self._equal(first, last)
         return _Clock(len(times) - 1, times.__getitem__)
 
     def _equal(self, first: Any, last: Any) -> list[Any]:

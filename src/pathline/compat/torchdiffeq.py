@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pathline.compat._adjoint import Wishes
 from pathline.compat._calls import Call, monotone
+from pathline.compat._events import until
 from pathline.gradients.backprop import Backprop
 from pathline.saving import Save
 
@@ -63,6 +64,8 @@ def odeint(
         Chen (2018), torchdiffeq.
     """
     call = Call(func, y0, t, rtol, atol, method, options)
+    if event_fn is not None:
+        return until(call, _BACKPROP, event_fn)
     kept = call.run(_BACKPROP, call.problem(monotone(call.t)))
     return call.structure.unravel(kept.rows[0])
 
@@ -118,10 +121,50 @@ def odeint_adjoint(
     )
     call = Call(func, y0, t, rtol, atol, method, options)
     gradient = wishes.gradient(call)
+    if event_fn is not None:
+        return until(call, gradient, event_fn)
     rows = call.run(gradient, call.problem(monotone(call.t))).rows[0]
     if rows.grad_fn is not None:
         rows.grad_fn.adjoint_options = gradient.options  # pyright: ignore[reportAttributeAccessIssue]
     return call.structure.unravel(rows)
+
+
+def odeint_event(
+    func: Callable[[Tensor, State], State],
+    y0: State,
+    t0: Tensor,
+    *,
+    event_fn: Callable[[Tensor, State], Tensor],
+    reverse_time: bool = False,
+    odeint_interface: Callable[..., Any] = odeint,
+    **kwargs: Any,
+) -> tuple[Tensor, State]:
+    """Solve from ``t0`` until an element of ``event_fn(t, y)`` changes sign. *Stable.*
+
+    Time and state of the event carry gradients to the start, to the parameters of ``func`` and to those of
+    ``event_fn``, by the implicit function theorem.
+
+    Args:
+        func: as for `odeint`.
+        y0: the start.
+        t0: its time, one element.
+        event_fn: what ends the solve.
+        reverse_time: solve backwards in time.
+        odeint_interface: `odeint`, `odeint_adjoint`, or a partial of one of them.
+        kwargs: handed on to it.
+
+    Returns:
+        The time of the event, and ``(2, *y0.shape)``: the states at the start and there.
+
+    Raises:
+        AssertionError: the event did not happen within ``max_num_steps``, 20000 by default.
+
+    References:
+        Chen, Amos, Nickel (2021), Learning Neural Event Functions for Ordinary Differential Equations.
+    """
+    start = t0.reshape(-1)
+    t = torch.cat([start, start.detach() + (-1.0 if reverse_time else 1.0)])
+    return odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
 
 
 def odeint_dense(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,6 +94,10 @@ class Adjoint:
     def prepare(self, problem: Problem, y0: Tensor, args: Any, field: Any) -> Recipe:
         """What the solve depends on: every tensor that the field reads."""
         return prepare(problem, y0, args, field)
+
+    def missed(self, message: str) -> None:
+        """Say that the backward solve did not return to where the forward one had been."""
+        warnings.warn(f'{message} Use gradient="checkpointed", which is exact.', stacklevel=3)
 
     def backward(self, recipe: Recipe, *given: Any) -> list[Tensor | None]:
         """The backward pass, see `sweep`."""

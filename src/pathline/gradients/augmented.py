@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pathline._structure import Structure, host
-from pathline.controllers import PID, Controller, Grid
+from pathline.controllers import PID, Controller, Grid, Whole
 from pathline.gradients.base import Sum, inner
 from pathline.gradients.recompute import Recipe, Tape
 from pathline.hooks import Hooks
@@ -34,6 +34,10 @@ RECONSTRUCTION = 1e-2
 class Backward:
     """``(y, a)`` stacked in one tensor, and the sums of the parameters' quadratures.
 
+    Where the solver kicks and drifts, the halves of ``a`` change places: ``q' = drift(p)`` and
+    ``a_p' = -(d drift)^T a_q`` depend on ``(p, a_q)`` alone, ``p' = kick(q)`` and ``a_q' = -(d kick)^T a_p`` on
+    ``(q, a_p)``. So the augmented system is separable too, and the method of the forward solve serves it.
+
     Args:
         config: of the backward solve.
         recipe: of the forward solve.
@@ -41,6 +45,9 @@ class Backward:
         create_graph: whether the gradient is to be differentiated in turn.
         timed: whether the times require grad.
     """
+
+    #: Where the pair is stacked.
+    axis = 0
 
     def __init__(
         self, config: Adjoint, recipe: Recipe, inputs: Sequence[Tensor], create_graph: bool, *, timed: bool
@@ -59,21 +66,41 @@ class Backward:
         self.missed: list[Tensor] = []
         points = (getattr(self.solver, "dense_order", 3) + 2) // 2
         self.nodes, self.weights = np.polynomial.legendre.leggauss(points)
+        self.split = self.solver.needs == "split"
+        if self.split and not (problem.term.term.offers("kick") and problem.term.term.offers("drift")):
+            raise ValueError(
+                f'Adjoint(method="{self.solver.name}") kicks and drifts, and the field isn\'t split. '
+                "Leave `method` out, which takes that of the forward solve."
+            )
 
     # --- the parts of the state; another layout replaces these
 
     def pack(self, y: Tensor, a: Tensor, scale: Tensor) -> Tensor:
         """The state of the backward solve; ``a`` comes divided by ``scale``."""
-        return torch.stack([y, a])
+        return torch.stack([y, self.turned(a)], self.axis)
 
     def unpack(self, state: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """``y``, and ``a`` still divided by ``scale``, at the end of an interval."""
-        return state[0], state[1]
+        y, a = state.unbind(self.axis)
+        return y, self.turned(a)
+
+    def turned(self, a: Tensor) -> Tensor:
+        """``a`` with its halves exchanged, for a solver that kicks and drifts; twice is once more ``a``."""
+        if not self.split:
+            return a
+        q, p = self.problem.term.halves(a)
+        if q.shape != p.shape:
+            raise ValueError(
+                f'gradient="adjoint" of "{self.solver.name}" needs halves of one size; they have {tuple(q.shape)} and '
+                f'{tuple(p.shape)}. Use gradient="checkpointed".'
+            )
+        return self.problem.term.join(p, q)
 
     def parts(self, state: Tensor, scale: Tensor | float = 1.0) -> tuple[Any, ...]:
         """What a norm or, with the adjoint at its own scale, a hook sees."""
         unravel = self.problem.structure.unravel
-        return unravel(state[0]), unravel(state[1] * scale)
+        y, a = self.unpack(state, scale)  # pyright: ignore[reportArgumentType]
+        return unravel(y), unravel(a * scale)
 
     def tolerance(self, value: Any, start: Tensor, name: str) -> float | Tensor:
         """A tolerance of the forward state, for the state of the backward solve."""
@@ -81,21 +108,37 @@ class Backward:
 
     def rates(self, t: Tensor, state: Tensor, samples: Tensor | None = None) -> Tensor:
         """``d/dt (y, a) = (f, -a^T df/dy)``."""
-        y, a = state[0], state[1]
+        y, a = self.unpack(state, state)
         dy, (da,) = self._pull(t, y, a, parameters=False)
         assert dy is not None
         down = torch.zeros_like(a) if da is None else -da
-        return torch.stack([dy if self.create_graph else dy.detach(), down])
+        return self.pack(dy if self.create_graph else dy.detach(), down, state)
+
+    def half(self, name: str, t: Tensor, pair: Tensor, samples: Tensor | None = None) -> Tensor:
+        """The kick of ``(q, a_p)`` or the drift of ``(p, a_q)``: that of the state, and ``-a^T`` its derivative."""
+        x, a = pair.unbind(self.axis)
+        field = self.field if samples is None else self.field.select(samples)
+        when = t if samples is None else t.reshape(-1)
+
+        def piece(own: Sequence[Any], _: Any, args: Any) -> Sequence[Tensor | None]:
+            return [getattr(field, name)(when, own[0], args)]
+
+        dx, (da,), _, _ = self.tape.pull(piece, [x], [a], float(t.flatten()[0]), parameters=False, keep=True)
+        assert dx is not None
+        down = torch.zeros_like(a) if da is None else -da
+        return torch.stack([dx if self.create_graph else dx.detach(), down], self.axis)
 
     def accepted(self, a: float, b: float, step: Any, scale: Tensor) -> None:
-        """Add ``integral of a^T df/dtheta`` over one backward step."""
+        """Add ``integral of a^T df/dtheta`` over one backward step, or over each of its own steps where it has some."""
         if not self.total.values:
             return
-        half, middle = (b - a) / 2, (a + b) / 2
-        times = [middle + half * node for node in self.nodes]
-        for s, weight, (y, adjoint) in zip(times, self.weights, step.rows(times), strict=True):
-            _, grads = self._pull(s, y, adjoint * (scale * (-half * weight)), parameters=True)
-            self.total.add(grads)
+        for first, last in pairwise(getattr(step, "knots", (a, b))):
+            half, middle = (last - first) / 2, (first + last) / 2
+            times = [middle + half * node for node in self.nodes]
+            for s, weight, state in zip(times, self.weights, step.rows(times), strict=True):
+                y, adjoint = self.unpack(state, scale)
+                _, grads = self._pull(s, y, adjoint * (scale * (-half * weight)), parameters=True)
+                self.total.add(grads)
 
     def totals(self) -> Sequence[Tensor | None]:
         """The gradients of the inputs."""
@@ -146,11 +189,10 @@ class Backward:
         worst = torch.stack(self.missed).max().item() if self.missed else 0.0
         limit = max(RECONSTRUCTION, 10 * self.rtol) if isinstance(self.rtol, float) else RECONSTRUCTION
         if not worst <= limit:
-            warnings.warn(
+            self.config.missed(
                 f"The adjoint integrated the state backwards and missed the forward solution by {worst:.0e} of its "
                 f"size (more than {limit:g}): the backward solve is unstable or its tolerance too loose, and "
-                'the gradient is unreliable. Use gradient="checkpointed", which is exact.',
-                stacklevel=2,
+                "the gradient is unreliable."
             )
 
     def _problem(self, t1: float, t0: float, start: Tensor, scale: Tensor, *, dense: bool) -> Problem:
@@ -187,6 +229,10 @@ class Backward:
 
     def _controller(self, t1: float, t0: float) -> Controller:
         controller = self.controller
+        if getattr(self.solver, "whole", False):
+            return Whole()
+        if isinstance(controller, Whole):
+            controller = PID()
         if isinstance(controller, PID):
             first = self.first_step if controller.first_step is None else controller.first_step
             return replace(controller, first_step=first, norm=self.norm())
@@ -223,6 +269,10 @@ class Controlled(Backward):
         self, config: Adjoint, recipe: Recipe, inputs: Sequence[Tensor], create_graph: bool, *, timed: bool
     ) -> None:
         super().__init__(config, recipe, inputs, create_graph, timed=timed)
+        if self.split:
+            raise ValueError(
+                f'`control_parameters` is not offered with "{self.solver.name}", which kicks and drifts. Leave it out.'
+            )
         term = recipe.problem.term
         self.kinds = [x.dtype for x in inputs]
         self.wide = torch.empty(0, dtype=recipe.problem.structure.dtype).dtype
@@ -328,6 +378,14 @@ class Augmented(Term):
     def rate(self, t: Tensor, y: Tensor, args: Any) -> Tensor:
         """The rates; ``args`` are the samples, on the per-sample clock."""
         return self.backward.rates(t, y) if args is None else self.backward.rates(t, y, args)
+
+    def kick(self, t: Tensor, q: Tensor, args: Any) -> Tensor:
+        """That of the state and of its adjoint."""
+        return self.backward.half("kick", t, q, args)
+
+    def drift(self, t: Tensor, p: Tensor, args: Any) -> Tensor:
+        """That of the state and of its adjoint."""
+        return self.backward.half("drift", t, p, args)
 
 
 def _failed(result: Result, t1: float, t0: float) -> str:

@@ -31,6 +31,7 @@ class Kept:
         reached: ``(n, batch)``, which rows were reached; on the per-sample clock alone.
         t1: the time of ``y1`` with its gradient, where events may have ended the solve.
         events: what happened at them.
+        step_times: the times of the rows of ``Save(steps=True)``, where events part the solve.
     """
 
     rows: tuple[Tensor, ...]
@@ -40,6 +41,7 @@ class Kept:
     reached: Tensor | None = None
     t1: Tensor | None = None
     events: dict[Any, EventRecord] = field(default_factory=dict)
+    step_times: list[float] | None = None
 
 
 class Gradient(Protocol):

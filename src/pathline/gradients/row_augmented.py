@@ -27,20 +27,8 @@ from pathline.tolerance import Tolerance
 class RowBackward(Backward):
     """``(y, a)`` of each sample side by side, ``(batch, 2, *state)``, integrated from its time to its time."""
 
+    axis = 1
     step: Tensor | None = None
-
-    def pack(self, y: Tensor, a: Tensor, scale: Tensor) -> Tensor:
-        """The state of the backward solve."""
-        return torch.stack([y, a], dim=1)
-
-    def unpack(self, state: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """``y`` and ``a`` at the end of an interval."""
-        return state[:, 0], state[:, 1]
-
-    def parts(self, state: Tensor, scale: Tensor | float = 1.0) -> tuple[Any, ...]:
-        """What a norm or a hook sees."""
-        unravel = self.problem.structure.unravel
-        return unravel(state[:, 0]), unravel(state[:, 1] * scale)
 
     def tolerance(self, value: Any, start: Tensor, name: str) -> float | Tensor:
         """A tolerance of the state serves both parts."""
@@ -49,11 +37,11 @@ class RowBackward(Backward):
     def rates(self, t: Tensor, state: Tensor, samples: Tensor | None = None) -> Tensor:
         """``d/dt (y, a) = (f, -a^T df/dy)`` of some samples."""
         assert samples is not None
-        y, a = state[:, 0], state[:, 1]
+        y, a = self.unpack(state, state)
         dy, (da,) = self._pull_rows(samples, t.reshape(-1), y, a, parameters=False)
         assert dy is not None
         down = torch.zeros_like(a) if da is None else -da
-        return torch.stack([dy if self.create_graph else dy.detach(), down], dim=1)
+        return self.pack(dy if self.create_graph else dy.detach(), down, state)
 
     def slope(self, t: Any, y: Tensor, g: Tensor) -> Tensor:
         """``<g, f(t, y)>`` of each sample."""
@@ -132,7 +120,7 @@ class RowBackward(Backward):
         if isinstance(controller, PID):
             known = self.step is not None and bool(((self.step > 0) | (times[0] == times[1])).all())
             first = self.step.clamp_min(1e-300) if known and self.step is not None else None
-            return replace(controller, first_step=controller.first_step or first, norm=self.norm())
+            return replace(controller, first_step=controller.first_step if first is None else first, norm=self.norm())
         if isinstance(controller, Grid) and controller.times is not None:
             raise ValueError(
                 'Grid(times) with gradient="adjoint" is not offered on the per-sample clock. Use FixedStep(dt), '
@@ -147,9 +135,10 @@ class RowBackward(Backward):
         for node, weight in zip(self.nodes, self.weights, strict=True):
             theta = (1 + float(node)) / 2
             state = horner(curve, theta)
-            factor = spread(scale * (-half * float(weight)), state[:, 1])
+            y, a = self.unpack(state, state)
+            factor = spread(scale * (-half * float(weight)), a)
             t = t0 + theta * (t1 - t0)
-            _, grads = self._pull_rows(step.index, t, state[:, 0], state[:, 1] * factor, parameters=True)
+            _, grads = self._pull_rows(step.index, t, y, a * factor, parameters=True)
             self.total.add(grads)
 
     def _pull_rows(

@@ -11,10 +11,11 @@ from pathline.solvers.dirk import DIRKS
 from pathline.solvers.imex import IMEXS
 from pathline.solvers.reversible import REVERSIBLE, Reversible
 from pathline.solvers.runge_kutta import RungeKutta
+from pathline.solvers.scipy import Scipy
 from pathline.solvers.symplectic import SYMPLECTIC
 from pathline.tableaus import TABLEAUS
 
-__all__ = ["METHODS", "Reversible", "RungeKutta", "Solver", "Step", "find_solver"]
+__all__ = ["METHODS", "Reversible", "RungeKutta", "Scipy", "Solver", "Step", "find_solver"]
 
 #: The error estimate of tsit5 swings more than others do: under the classical controller it is rejected twice as often.
 GAINS = {"tsit5": (0.2, 0.8, 0.0)}
@@ -24,7 +25,7 @@ METHODS: dict[str, Any] = {
     name: RungeKutta(tableau, GAINS.get(name, (0.0, 1.0, 0.0))) for name, tableau in TABLEAUS.items()
 }
 METHODS |= DIRKS | COLLOCATION | IMEXS
-METHODS |= SYMPLECTIC | REVERSIBLE
+METHODS |= SYMPLECTIC | REVERSIBLE | {"scipy": Scipy()}
 
 
 def find_solver(method: str | Solver) -> Solver:

@@ -287,6 +287,8 @@ class Radau5Step(CollocationStep):
             predicted = np.fmin(1.0, ahead)
             safety = 0.9 * (2 * most + 1) / (2 * most + np.minimum(self.work.most, most))
             factor = np.minimum(10.0, safety * predicted * size**-0.25)
+            # A step that would change by little keeps its length, and with it its factors, while the Jacobian serves.
+            factor = np.where((factor < self.solver.deadband) & ~self.work.tired, 1.0, factor)
         return self.work.tensor(factor) if self.term.per_sample else float(factor.min())
 
 

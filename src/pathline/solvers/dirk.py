@@ -55,7 +55,7 @@ class DIRK:
         self.tableau, self.newton = tableau, newton or Newton()
         self.name = tableau.name
         self.stages = tableau.stages
-        self.stiffly_accurate = tableau.stiffly_accurate
+        self.stiffly_accurate = tableau.stiffly_accurate and tableau.damps
         self.fsal = tableau.explicit_first and tableau.stiffly_accurate
         self.adaptive = tableau.embedded is not None
         self.symplectic = self.name == "implicit_midpoint"
@@ -100,13 +100,13 @@ class DIRK:
         """One step; ``carry`` holds the slope at the start and what the iterations keep."""
         memory = None if carry is None or carry["memory"] is None else carry["memory"].tree
         work = self.newton.begin(term, t0, y, args, memory)
-        systems, dt = work.systems, t1 - t0
+        tableau, systems, dt = self.tableau, work.systems, t1 - t0
         y_ = systems.flat(y)
         slope = None if carry is None else carry.get("slope")
         ks: list[Tensor] = []
         z = y_
-        for i, (c, row) in enumerate(zip(self.tableau.c.tolist(), self._rows, strict=True)):
-            if i == 0 and self.tableau.explicit_first:
+        for i, (c, row) in enumerate(zip(tableau.c.tolist(), self._rows, strict=True)):
+            if i == 0 and tableau.explicit_first:
                 ks.append(self._first(term, t0, y, args, work) if slope is None else systems.flat(slope))
                 continue
             base = combine(y_, dt, row, ks)
@@ -116,7 +116,7 @@ class DIRK:
             if work.bad.all():
                 return DIRKStep(self, term, t0, t1, y, y, ks, args, work, None)
             z = base + z
-        y1 = z if self.stiffly_accurate else combine(y_, dt, self._weights, ks)
+        y1 = z if tableau.stiffly_accurate else combine(y_, dt, self._weights, ks)
         return DIRKStep(self, term, t0, t1, y, systems.state(y1), ks, args, work, self._estimate(work, dt, ks))
 
     def _first(self, term: Bound, t0: Time, y: Tensor, args: Any, work: Work) -> Tensor:

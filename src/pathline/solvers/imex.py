@@ -25,7 +25,7 @@ class IMEX:
     """An additive Runge-Kutta method for ``dy/dt = stiff + nonstiff``.
 
     ``Y_i = y0 + h sum_(j<=i) a_ij stiff_j + h sum_(j<i) â_ij nonstiff_j``, ``y1 = y0 + h sum_i b_i (stiff_i +
-    nonstiff_i)``. Newton's iteration sees the stiff part alone, and so does the Jacobian. Dense output is cubic Hermite.
+    nonstiff_i)``. Newton's iteration and the Jacobian see the stiff part alone. Dense output is cubic Hermite.
     *Maturing.*
 
     Args:
@@ -49,6 +49,7 @@ class IMEX:
     stiffly_accurate = False
     fsal = False
     dense_order = 3
+    gradients = ("backprop", "checkpointed")
     gains = (0.0, 1.0, 0.0)
     #: A step that would grow by less keeps its length, and with it its factors.
     deadband = 1.2

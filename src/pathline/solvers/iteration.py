@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathline.solvers.stages import Stages
 
 #: Without a tolerance, and where gradients are wanted, iterations end at this power of the rounding unit.
-TIGHT = 0.7
+TIGHT = 0.85
 #: So many of them are then made at most.
 PATIENCE = 30
 

@@ -180,12 +180,16 @@ class Work:
         self.theta[rows] = np.fmax(self.theta[rows], theta)
         self.eta[rows[good]] = eta[good]
 
+    @property
+    def tired(self) -> np.ndarray:
+        """``(rows,)``: whether the iteration was so slow that the next step had better have a new Jacobian."""
+        return (self.most > 2) & (self.theta > self.newton.slow)
+
     # --- what the next step takes over
 
     def memory(self) -> dict[str, Any]:
         """For the step after this one, when it is accepted; tensors with the rows first."""
-        slow = self.slow | ((self.most > 2) & (self.theta > self.newton.slow))
-        return self._kept(np.zeros_like(self.fresh), slow)
+        return self._kept(np.zeros_like(self.fresh), self.slow | self.tired)
 
     def retry(self) -> dict[str, Any]:
         """For another try from the same start, in the same structure."""

@@ -27,10 +27,12 @@ class Scipy:
 
     Args:
         method: "RK23", "RK45", "DOP853", "Radau", "BDF" or "LSODA".
+        min_step: the shortest step, which "LSODA" alone knows.
+        max_step: the longest step.
 
     Raises:
-        ValueError: scipy has no such method.
-        ImportError: scipy isn't installed.
+        ValueError: scipy has no such method, or its method no such option.
+        ImportError: scipy isn't installed; at the first solve.
 
     Example:
         >>> import torch, pathline
@@ -54,10 +56,12 @@ class Scipy:
     gradients = ("adjoint",)
     clocks = ("shared",)
 
-    def __init__(self, method: str = "LSODA") -> None:
+    def __init__(self, method: str = "LSODA", *, min_step: float | None = None, max_step: float | None = None) -> None:
         if method not in _ORDERS:
             raise ValueError(f"`method` is one of {', '.join(_ORDERS)}; it is {method!r}.")
-        self.method = method
+        if min_step is not None and method != "LSODA":
+            raise ValueError(f'`min_step` is an option of "LSODA" alone; the method is {method!r}. Leave it out.')
+        self.method, self.min_step, self.max_step = method, min_step, max_step
         self.name = "scipy" if method == "LSODA" else f"scipy({method})"
         self.order, self.embedded_order = _ORDERS[method]
         self.implicit = method in ("Radau", "BDF", "LSODA")
@@ -84,12 +88,15 @@ class Scipy:
         if term.tolerance is not None:
             rtol, atol = (_array(x, y) for x in (term.tolerance.rtol, term.tolerance.atol))
 
+        limits = {"min_step": self.min_step, "max_step": self.max_step}
+        options = {name: value for name, value in limits.items() if value is not None}
+
         def rate(t: float, flat: Any) -> Any:
             return _flat(term.rate(t, _state(flat, y), args))
 
         with torch.no_grad():
             answer = _integrate().solve_ivp(
-                rate, (start, end), _flat(y), method=self.method, dense_output=True, rtol=rtol, atol=atol
+                rate, (start, end), _flat(y), method=self.method, dense_output=True, rtol=rtol, atol=atol, **options
             )
         term.stats.jacobians += int(answer.njev)
         term.stats.factorizations += int(answer.nlu)

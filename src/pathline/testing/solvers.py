@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 import pathline
 from pathline.terms import Separable, Sum
@@ -163,10 +164,14 @@ def check_structures(method: str) -> None:
         rate = problem.field(t, torch.stack((y["u"], y["rest"][0]), -1))
         return {"u": rate[..., 0], "rest": (rate[..., 1],)}
 
-    def half(t: Tensor, y: dict[str, Any]) -> dict[str, Any]:
-        return {"u": 0.5 * nested(t, y)["u"], "rest": (0.5 * nested(t, y)["rest"][0],)}
+    def part(share: float) -> Callable[..., dict[str, Any]]:
+        return lambda t, y: tree_map(lambda dy, x: 0.5 * dy + share * x, nested(t, y), y)
 
-    terms = {"rate": nested, "parts": Sum(half, half), "split": problem.posed("split") if problem.split else None}
+    terms = {
+        "rate": nested,
+        "parts": Sum(part(-0.7), part(0.7)),  # as `Problem.posed` does
+        "split": problem.posed("split") if problem.split else None,
+    }
     u, v = (torch.full((2, 3), value, dtype=torch.float64) for value in problem.y0)
     together = _coarse(method, problem).y1
     start = (u, v) if needs == "split" else {"u": u, "rest": (v,)}
