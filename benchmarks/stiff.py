@@ -105,8 +105,13 @@ def methods() -> list[str]:
     return [
         name
         for name, solver in pathline.METHODS.items()
-        if solver.adaptive and getattr(solver, "implicit", False) and "backprop" in gradients(solver)
+        if solver.adaptive and stiff(solver) and "backprop" in gradients(solver)
     ]
+
+
+def stiff(solver: Any) -> bool:
+    """Whether a solver is made for stiff problems: implicit, or of a changing order that may turn so."""
+    return getattr(solver, "implicit", False) or getattr(solver, "variable_order", False)
 
 
 def gradients(solver: Any) -> tuple[str, ...]:

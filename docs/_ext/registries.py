@@ -1,8 +1,8 @@
-"""Tables that are written by the package itself, so that no page can fall behind it.
+"""Tables and figures that are written by the package itself, so that no page can fall behind it.
 
-``{methods}`` lists the registry of solvers, ``{experiments}`` the published systems, ``{results} NAME`` the committed
-numbers of one of them, ``{command} ARGUMENTS`` what the command line prints, ``{enright-pryce}`` the accuracy on
-record and ``{benchmarks} SECTION`` the speed.
+``{methods}`` lists the registry of solvers (or those of a ``:kind:``), ``{experiments}`` the published systems,
+``{results} NAME`` the committed numbers of one of them, ``{command} ARGUMENTS`` what the command line prints,
+``{enright-pryce}`` and ``{stiff}`` the accuracy on record and ``{benchmarks} SECTION`` the speed.
 """
 
 from __future__ import annotations
@@ -43,19 +43,52 @@ def _row(cells: Sequence[str], numeric: Sequence[int]) -> nodes.row:
 
 
 class Methods(SphinxDirective):
-    """The registry of solvers, with what is derived from each tableau."""
+    """The registry of solvers, with what is derived from each tableau or promised by each class."""
+
+    option_spec = {"kind": str}
 
     def run(self) -> list[nodes.Node]:
-        head = ["method", "order", "error estimate of order", "dense output of order", "stages", "FSAL", "steps"]
-        rows = []
-        for name, solver in pathline.METHODS.items():
-            embedded = str(solver.embedded_order) if solver.adaptive else "–"
-            steps = "adaptive" if solver.adaptive else "fixed"
-            fsal = "yes" if solver.fsal else ""
-            rows.append(
-                [f"`{name}`", str(solver.order), embedded, str(solver.dense_order), str(solver.stages), fsal, steps]
-            )
+        head = ["method", "order", "error estimate", "dense output", "stages", "steps", "properties", "gradients"]
+        kind = self.options.get("kind")
+        rows = [method_row(name, s) for name, s in pathline.METHODS.items() if kind in (None, method_kind(s))]
         return [table(head, rows, numeric=(1, 2, 3, 4))]
+
+
+def method_kind(solver: Any) -> str:
+    """Where a method stands on the page."""
+    if getattr(solver, "variable_order", False):
+        return "variable"
+    if getattr(solver, "symplectic", False) and not getattr(solver, "implicit", False):
+        return "structure"
+    if getattr(solver, "reversible", False):
+        return "structure"
+    return "implicit" if getattr(solver, "implicit", False) else "explicit"
+
+
+def method_row(name: str, solver: Any) -> list[str]:
+    varies = getattr(solver, "variable_order", False)
+    upto = "up to " if varies else ""
+    embedded = getattr(solver, "embedded_order", None)
+    needs = {"split": "Separable or Hamiltonian field", "parts": "Sum of two parts"}
+    properties = [
+        *(["FSAL"] if getattr(solver, "fsal", False) else []),
+        *(["implicit"] if getattr(solver, "implicit", False) else []),
+        *(["stiffly accurate"] if getattr(solver, "stiffly_accurate", False) else []),
+        *(["symplectic"] if getattr(solver, "symplectic", False) else []),
+        *(["reversible"] if getattr(solver, "reversible", False) else []),
+        *([needs[solver.needs]] if solver.needs in needs else []),
+        *(["shared clock only"] if "per-sample" not in getattr(solver, "clocks", ("per-sample",)) else []),
+    ]
+    return [
+        f"`{name}`",
+        f"{upto}{solver.order}",
+        "–" if not solver.adaptive else "varies" if varies or embedded is None else str(embedded),
+        f"{upto}{solver.dense_order}" if getattr(solver, "dense_order", None) else "–",
+        str(getattr(solver, "stages", None) or "–"),
+        "adaptive" if solver.adaptive else "fixed",
+        ", ".join(properties),
+        ", ".join(getattr(solver, "gradients", ("backprop", "checkpointed", "adjoint"))),
+    ]
 
 
 class Experiments(SphinxDirective):

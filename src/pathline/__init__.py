@@ -35,7 +35,7 @@ _HOMES = {
     "pathline.terms": ("ODE", "PerSample", "Separable", "Sum", "Term"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-_ROOMS = ("controls", "data", "experiments", "fields", "models", "nets", "plotting", "testing", "train")
+_ROOMS = ("compat", "controls", "data", "experiments", "fields", "models", "nets", "plotting", "testing", "train")
 
 if TYPE_CHECKING:
     from pathline._structure import time_like

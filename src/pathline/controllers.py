@@ -343,7 +343,7 @@ class PIDClock:
         self.target = self.t
         self.start = self.t
         self.hopeless = False
-        self.dt = 0.0 if self.done else min(self._first_step(y0, args, carry), self.max_step)
+        self.dt = 0.0 if self.done else min(max(self._first_step(y0, args, carry), self.min_step), self.max_step)
         self.resolution = 10 * math.ulp(self.dt)
 
     def _ahead(self, t: float) -> float:

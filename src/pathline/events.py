@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathline.terms import Bound
 
 #: Where in a step the side of a crossing is looked up that begins at zero: as near as rounding lets it be seen.
-INSIDE = (1e-9, 1e-6, 1e-3)
+INSIDE = (1e-12, 1e-9, 1e-6, 1e-3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +163,7 @@ class SharedWatch:
             ends = {i: self.value(i, term, t1, step.y1) for i in self.numbers}
             roots = {}
             for i in self.numbers:
-                root = self._root(i, term, step, t0, t1, self.values[i], ends[i])
+                root = self._root(i, term, step, t0, t1, y0, ends[i])
                 if root is not None:
                     roots[i] = root
         self.values, self.fresh = ends, set()
@@ -174,29 +174,43 @@ class SharedWatch:
         self.found = [i for i, t in roots.items() if abs(t - first) <= slack]
         return first
 
-    def _root(self, i: int, term: Bound, step: Step, t0: float, t1: float, g0: float, g1: float) -> float | None:
+    def _root(self, i: int, term: Bound, step: Step, t0: float, t1: float, y0: Tensor, g1: float) -> float | None:
         def g(t: float) -> float:
             return self.value(i, term, t, step.y1 if t == t1 else step.rows([t])[0])
 
-        start, sign = t0, g0
-        if g0 == 0.0 or i in self.fresh:
-            # Here the crossing begins at zero, or at what rounding left of it: its first move decides the side.
-            noise = 64 * torch.finfo(step.y1.dtype).eps * step.y1.abs().max().item()
-            sign = 0.0
-            for part in INSIDE:
-                start = t0 + part * (t1 - t0)
-                inside = g(start)
-                sign = sign or (inside - g0 if abs(inside - g0) > noise else 0.0)
-                if sign * inside > 0:
-                    g0 = inside
-                    break
-            else:
-                if sign:
-                    return start  # back through zero within a thousandth of the step
-        if sign == 0.0 or g1 * sign > 0 or (self.events[i].direction and self.events[i].direction * sign > 0):
+        event, start, g0 = self.events[i], t0, self.values[i]
+        sign = g0
+        if g0 == 0.0 or (i in self.fresh and self._still_zero(g, event, t0, t1, y0, g0)):
+            sign, start, g0 = self._first_move(g, t0, t1, y0, step.y1, g0)
+        if sign == 0.0 or (event.direction and event.direction * sign > 0):
             return None
-        tol = self.events[i].tolerance or 0.0
-        return bracket(g, start, t1, g0, g1, tol) if g0 != 0.0 else None
+        if sign * g0 <= 0:
+            return start  # back through zero within a thousandth of the step
+        return None if g1 * sign > 0 else bracket(g, start, t1, g0, g1, event.tolerance or 0.0)
+
+    def _still_zero(
+        self, g: Callable[[float], float], event: Event, t0: float, t1: float, y0: Tensor, g0: float
+    ) -> bool:
+        """Whether a crossing that has just fired stands where rounding left it, or a reset has moved it away."""
+        near = 64 * torch.finfo(y0.dtype).eps * y0.abs().max().item()
+        ahead = INSIDE[-1] * (t1 - t0)
+        slope = abs((g(t0 + ahead) - g0) / ahead)
+        return abs(g0) <= near + slope * (8 * math.ulp(t0) + (event.tolerance or 0.0))
+
+    def _first_move(
+        self, g: Callable[[float], float], t0: float, t1: float, y0: Tensor, y1: Tensor, g0: float
+    ) -> tuple[float, float, float]:
+        """Of a crossing that begins at zero, but for rounding: its first move, where it shows, and the value there."""
+        eps = 64 * torch.finfo(y0.dtype).eps
+        near, far = (eps * y.abs().max().item() for y in (y0, y1))
+        sign, start, value = 0.0, t0, g0
+        for part in INSIDE:
+            start = t0 + part * (t1 - t0)
+            value = g(start)
+            sign = sign or (value - g0 if abs(value - g0) > near + part * far else 0.0)
+            if sign * value > 0:
+                break
+        return sign, start, value
 
 
 class RowWatch:
@@ -233,7 +247,7 @@ class RowWatch:
         y1 = torch.where(moved.reshape(-1, *(1,) * (y0.dim() - 1)), step.y1, y0)
         end = torch.where(moved, t1, t0)
         ends = {i: self.value(i, term, end, y1) for i in self.numbers}
-        roots = [self._roots(i, term, step, t0, t1, ends[i], moved) for i in self.numbers]
+        roots = [self._roots(i, term, step, t0, t1, y0, ends[i], moved) for i in self.numbers]
         self.values = ends
         self.fresh = torch.where(moved, 0, self.fresh)
         if not any(root is not None for root in roots):
@@ -248,20 +262,24 @@ class RowWatch:
         return torch.where(fired, bits, -1), torch.where(fired, time, end)
 
     def _roots(
-        self, i: int, term: Bound, step: Any, t0: Tensor, t1: Tensor, g1: Tensor, moved: Tensor
+        self, i: int, term: Bound, step: Any, t0: Tensor, t1: Tensor, y0: Tensor, g1: Tensor, moved: Tensor
     ) -> Tensor | None:
         event, g0 = self.events[i], self.values[i]
-        begins = moved & ((g0 == 0) | ((self.fresh >> i) & 1).bool())
+        fresh = moved & ((self.fresh >> i) & 1).bool()
+        begins = moved & (g0 == 0)
+        if bool(fresh.any()):
+            row = fresh.nonzero()[:, 0]
+            begins = begins.index_put((row,), begins[row] | self._still_zero(i, term, step, row, t0, t1, y0))
         sign, low, glow = g0, t0, g0
-        again = torch.zeros_like(moved)
         if bool(begins.any()):
             row = begins.nonzero()[:, 0]
-            first, start, inside, side = self._first_move(i, term, step, row, t0, t1)
-            sign, low, glow = (x.index_copy(0, row, y) for x, y in ((sign, first), (low, start), (glow, inside)))
-            again = again.index_copy(0, row, (first != 0) & ~side)
-        crossed = moved & (sign != 0) & (g1 * sign <= 0) & (glow != 0) & ~again
+            moves = self._first_move(i, term, step, row, t0, t1, y0)
+            sign, low, glow = (x.index_copy(0, row, y) for x, y in zip((sign, low, glow), moves, strict=True))
+        watched = moved & (sign != 0)
         if event.direction:
-            crossed &= event.direction * sign < 0
+            watched &= event.direction * sign < 0
+        again = watched & (sign * glow <= 0)  # back through zero within a thousandth of the step
+        crossed = watched & ~again & (g1 * sign <= 0)
         if not bool((crossed | again).any()):
             return None
         roots = torch.where(again, low, torch.full_like(t0, math.inf))
@@ -272,23 +290,31 @@ class RowWatch:
             roots = roots.index_copy(0, row, found)
         return roots
 
+    def _still_zero(self, i: int, term: Bound, step: Any, row: Tensor, t0: Tensor, t1: Tensor, y0: Tensor) -> Tensor:
+        """Whether crossings that have just fired stand where rounding left them, or a reset has moved them away."""
+        g0 = self.values[i][row]
+        near = 64 * torch.finfo(y0.dtype).eps * _largest(y0[row], t0)
+        ahead = INSIDE[-1] * (t1 - t0)[row]
+        slope = ((self._inside(i, term, step, row, t0, t1)(t0[row] + ahead) - g0) / ahead).abs()
+        room = 8 * torch.finfo(t0.dtype).eps * t0[row].abs() + (self.events[i].tolerance or 0.0)
+        return g0.abs() <= near + slope * room
+
     def _first_move(
-        self, i: int, term: Bound, step: Any, row: Tensor, t0: Tensor, t1: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of crossings that begin at zero: their first move, where it shows, the value there, and whether it shows."""
+        self, i: int, term: Bound, step: Any, row: Tensor, t0: Tensor, t1: Tensor, y0: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of crossings that begin at zero: their first move, where it shows, and the value there."""
         g, begin = self._inside(i, term, step, row, t0, t1), self.values[i][row]
-        size = step.y1[row].abs().reshape(len(row), -1).amax(1).to(t0.dtype)
-        noise = 64 * torch.finfo(step.y1.dtype).eps * size
-        sign, side = torch.zeros_like(begin), torch.zeros_like(row, dtype=torch.bool)
+        near, far = (64 * torch.finfo(y0.dtype).eps * _largest(y[row], t0) for y in (y0, step.y1))
+        sign, shown = torch.zeros_like(begin), torch.zeros_like(row, dtype=torch.bool)
         start, value = t0[row], begin
         for part in INSIDE:
             here = t0[row] + part * (t1 - t0)[row]
             inside = g(here)
             move = inside - begin
-            sign = torch.where((sign == 0) & (move.abs() > noise), move, sign)
-            start, value = torch.where(side, start, here), torch.where(side, value, inside)
-            side = side | (sign * value > 0)
-        return sign, start, value, side
+            sign = torch.where((sign == 0) & (move.abs() > near + part * far), move, sign)
+            start, value = torch.where(shown, start, here), torch.where(shown, value, inside)
+            shown = shown | (sign * value > 0)
+        return sign, start, value
 
     def _inside(
         self, i: int, term: Bound, step: Any, row: Tensor, t0: Tensor, t1: Tensor
@@ -301,6 +327,11 @@ class RowWatch:
             return self.value(i, some, t, horner(curve, spread((t - start) / length, curve[0])))
 
         return g
+
+
+def _largest(y: Tensor, like: Tensor) -> Tensor:
+    """The largest size of a component in each row."""
+    return y.abs().reshape(len(y), -1).amax(1).to(like.dtype)
 
 
 def crossing_of(event: Event, term: Bound, t: Tensor, y: Tensor, args: Any) -> Tensor:

@@ -17,6 +17,7 @@ from pathline.gradients import Kept
 from pathline.gradients.inputs import transforming
 from pathline.loop import Problem, finite
 from pathline.row_clocks import CODES
+from pathline.row_saving import step_times
 from pathline.saving import Save
 from pathline.solution import Solution
 from pathline.status import ERRORS, BatchError, Status, Statuses
@@ -80,7 +81,9 @@ def finish_rows(problem: Problem, kept: Kept, times: Times, args: Any, on_failur
     assert kept.reached is not None
     valid = kept.reached
     if save.steps:
-        ts = _step_times(result, problem.times, len(valid)).to(ts.dtype)
+        ends = kept.step_times
+        ends = step_times(result.pieces, problem.times[0], result.valid) if ends is None else ends
+        ts = ends.to(ts.dtype)
     elif times.real is not None:
         valid = valid & times.real
     rows = kept.rows
@@ -125,15 +128,6 @@ def finish_rows(problem: Problem, kept: Kept, times: Times, args: Any, on_failur
             error = ERRORS[next(iter(kinds))] if len(kinds) == 1 else BatchError
             raise error(solution.message, solution, kinds.most_common(1)[0][0])
     return solution
-
-
-def _step_times(result: Any, times: Tensor, n: int) -> Tensor:
-    """``(n, batch)``: the start and the ends of the accepted steps; a sample's last is repeated."""
-    ts = times[0].expand(n, -1).clone()
-    for piece in result.pieces:
-        ts[piece.due.place] = piece.end[piece.due.row]
-    place = torch.arange(n, device=ts.device)[:, None].clamp(max=(result.valid - 1)[None])
-    return ts.gather(0, place)
 
 
 def _row_curve(problem: Problem, kept: Kept, args: Any) -> RowPiecewise:

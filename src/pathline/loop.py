@@ -211,7 +211,7 @@ def _march(
         y, carry = end, step.carry
         given = carry
         result.y1, result.t1 = y, host(piece.end)
-        if cut is not None:
+        if watch is not None and cut is not None:
             result.status, result.event = Status.EVENT, watch.found
             break
     if isinstance(clock, PIDClock):

@@ -44,7 +44,7 @@ class RowGrid:
         self.index: Tensor | None = None
         self.k = 0
         self.t = at(0)
-        self.done = steps == 0
+        self.done: Tensor = torch.eq(steps, 0)
         self.failure = torch.zeros_like(steps)
 
     def times(self, k: int, index: Tensor | None) -> Tensor:
@@ -63,7 +63,7 @@ class RowGrid:
             finite = torch.isfinite(step.y1.reshape(len(y0), -1)).all(1)
             failed = _mask(step.failed, finite)
             good = finite & ~failed
-            self.done = self.k == self.steps
+            self.done = torch.eq(self.steps, self.k)
             if bool(good.all()):
                 self.t = self.target
                 return None
@@ -102,7 +102,7 @@ class RowPID:
         self.before = self.last = torch.ones_like(self.t)
         self.rejected = torch.zeros_like(self.done)
         self.hopeless = torch.zeros_like(self.done)
-        self.dt = self._first_step(y0, args, carry).clamp(max=self.max_step)
+        self.dt = self._first_step(y0, args, carry).clamp(self.min_step, self.max_step)
         self.resolution = 10 * _ulp(self.dt)
         self.target = self.t
 

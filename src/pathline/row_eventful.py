@@ -20,7 +20,7 @@ from pathline.gradients.base import Gradient, Kept
 from pathline.loop import Problem
 from pathline.row_clocks import CODES
 from pathline.row_loop import RowPiece, RowResult
-from pathline.row_saving import Due, RowKeeper, laid
+from pathline.row_saving import Due, RowKeeper, laid, step_times
 from pathline.stats import RowStats
 from pathline.status import Status
 from pathline.times import Times
@@ -88,6 +88,7 @@ class _Rounds:
         self.curves: list[Tensor] = []
         self.pieces: list[RowPiece] = []
         self.suspect: list[tuple[Tensor, Tensor]] = []
+        self.step_ends: list[Tensor] = []
         self.spec: Any = None
         self.y0 = y0
         stats = problem.stats
@@ -166,7 +167,7 @@ class _Rounds:
         moving = self._moving(samples, start, goal, last, part, low, high)
         kept = self.differentiate.solve(stretch, y, moving, self.args, self.f)
         result: RowResult = kept.result
-        self._take(kept, samples, low, high, until)
+        self._take(kept, samples, part, low, high, until)
         y, code = kept.y1, result.code
         self.start[samples] = result.t1
         self.count[samples] += len(result.pieces)  # an upper bound of a sample's steps
@@ -213,7 +214,7 @@ class _Rounds:
         self.gaps[number, samples] = torch.where(close, self.gaps[number, samples] + 1, 0)
         self.last[number, samples] = t
 
-    def _take(self, kept: Kept, samples: Tensor, low: int, high: int, until: Tensor) -> None:
+    def _take(self, kept: Kept, samples: Tensor, part: Tensor, low: int, high: int, until: Tensor) -> None:
         """Keep the rows that this round is the first to reach, its curves and its pieces."""
         result = kept.result
         assert kept.reached is not None
@@ -223,6 +224,7 @@ class _Rounds:
             slot, row = kept.reached.nonzero().unbind(1)
             self.served[samples] += result.valid
             self._add([leaf[slot, row] for leaf in kept.rows], slot + shift[row], samples[row])
+            self.step_ends.append(step_times(result.pieces, part[0], result.valid)[slot, row])
         else:
             slots = torch.arange(low, high, device=samples.device)[:, None]
             mine = kept.reached[1:-1] & (slots >= self.served[samples]) & (slots < until)
@@ -341,7 +343,8 @@ class _Rounds:
         )
         curve = torch.cat(self.curves) if self.curves else None
         rows = tuple(leaf for leaf, _ in laid_out)
-        return Kept(rows, curve, y1, result, laid_out[0][1], t1, self._records(y1, t1))
+        ends = laid(torch.cat(self.step_ends), self.places, (n, batch))[0] if self.step_ends else None
+        return Kept(rows, curve, y1, result, laid_out[0][1], t1, self._records(y1, t1), ends)
 
     def _records(self, y1: Tensor, t1: Tensor) -> dict[Any, EventRecord]:
         unravel = self.problem.structure.unravel

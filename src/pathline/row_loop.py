@@ -188,7 +188,7 @@ class _March:
                 carry = given = None  # slopes from the other side of a jump
             problem.hooks.on_step(t0, t1, y)
             random = _random.snapshot(y.device) if self.draws else None
-            step = problem.solver.step(sided, t0, t1, y, self.args, carry)
+            step: Any = problem.solver.step(sided, t0, t1, y, self.args, carry)
             good = clock.judge(y, step)
             stats.steps += 1
             accepted = None if good is None else good.nonzero()[:, 0]
@@ -200,7 +200,8 @@ class _March:
                 cut, event = self._piece(step, sided, t0, t1, y, given, accepted, count - 1, random)
                 if problem.hooks.on_accept is not Hooks.on_accept:
                     kept = AcceptedRows(step, self.result.pieces[-1].index, accepted)
-                    problem.hooks.on_accept(_some(t0, accepted), _some(t1, accepted), _some(y, accepted), kept)
+                    told: Any = problem.hooks.on_accept
+                    told(_some(t0, accepted), _some(t1, accepted), _some(y, accepted), kept)
             else:
                 problem.hooks.on_reject(t0, t1, y, step)
             stats.accepted += moved

@@ -156,6 +156,15 @@ def shorten(coefficients: Tensor, fraction: Tensor) -> Tensor:
     return coefficients * scale.reshape(*scale.shape, *(1,) * (coefficients.dim() - 2))
 
 
+def step_times(pieces: list[Any], start: Tensor, valid: Tensor) -> Tensor:
+    """``(n, batch)``: the starts and the ends of the accepted steps; a sample's last is repeated."""
+    n = int(valid.max()) if len(valid) else 0
+    ts = start.expand(n, -1).clone()
+    for piece in pieces:
+        ts[piece.due.place] = piece.end[piece.due.row]
+    return ts.gather(0, torch.arange(n, device=ts.device)[:, None].clamp(max=(valid - 1)[None]))
+
+
 def laid(values: Tensor, places: list[tuple[Tensor, Tensor]], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Entries as rows ``(n, batch, ...)``; a row that was not reached repeats its sample's last, without gradient.
 

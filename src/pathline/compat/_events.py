@@ -40,10 +40,11 @@ def until(call: Call, gradient: Gradient, event_fn: Callable[[Tensor, Any], Tens
     if at_start:
         rows = torch.stack([call.flat, call.flat])
         return call.t[0], call.structure.unravel(rows)
-    end = math.inf if call.t[1] > call.t[0] else -math.inf
+    start, ahead = call.t.tolist()
+    end = math.inf if ahead > start else -math.inf
     moving = torch.cat([call.t[:1], torch.full_like(call.t[1:], end)])
     limit = MOST if call.plan.max_steps is None else call.plan.max_steps
-    problem = call.problem([float(call.t[0]), end], max_steps=limit)
+    problem = call.problem([start, end], max_steps=limit)
     times = Times(problem.times, moving if moving.requires_grad and torch.is_grad_enabled() else None, moving.detach())
     event = {"event": Event(crossing=crossing, tolerance=_room(call.atol))}
     with call.recorded(gradient):
@@ -61,7 +62,7 @@ def combined(call: Call, event_fn: Callable[[Tensor, Any], Tensor]) -> tuple[Cal
     """
     bound, y0 = call.bound, call.structure.unravel(call.flat)
     with torch.no_grad():
-        first = torch.as_tensor(event_fn(bound.time(float(call.t[0])), y0))
+        first = torch.as_tensor(event_fn(bound.time(call.t[0].item()), y0))
         signs = torch.sign(first)
 
     def crossing(t: Tensor, y: Any) -> Tensor:
@@ -79,8 +80,9 @@ def _failed(call: Call, result: Any, limit: int) -> None:
     status = result.status
     if status is Status.MAX_STEPS:
         message = (
-            f"`event_fn` kept its sign over {limit} steps, up to t = {result.t1:g}. Does it cross zero from this start, in "
-            'this direction of time? A slow approach may need options={"max_num_steps": ...} or a looser rtol.'
+            f"`event_fn` kept its sign over {limit} steps, up to t = {result.t1:g}. Does it cross zero from here, "
+            "in this direction of time? A slow approach may need more steps, "
+            'options={"max_num_steps": ...}, or a looser rtol.'
         )
     else:
         message = f"The solve ended at t = {result.t1:g} before `event_fn` crossed zero ({status.value})."

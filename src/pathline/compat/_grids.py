@@ -14,7 +14,6 @@ from pathline._structure import host
 from pathline.compat._errors import require
 from pathline.controllers import Controller, GridClock, Setting, distinct
 
-
 #: Steps of a solve that an event will end.
 ENDLESS = 2**62
 

@@ -19,6 +19,7 @@ from pathline.gradients.recompute import Recipe, no_forward_mode, prepare
 from pathline.gradients.row_augmented import RowBackward
 from pathline.hooks import Hooks
 from pathline.loop import Problem, Result
+from pathline.row_saving import step_times
 from pathline.solvers import Solver, find_solver
 from pathline.solvers.base import spread_mask
 from pathline.status import Status
@@ -180,9 +181,7 @@ def _row_times(problem: Problem, kept: Kept) -> Tensor:
     assert reached is not None
     times = problem.times
     if problem.save.steps:
-        times = problem.times[:1].expand(len(reached), -1).clone()
-        for piece in result.pieces:
-            times[piece.due.place] = piece.end[piece.due.row]
+        times = step_times(result.pieces, problem.times[0], result.valid)
     return torch.cat([torch.where(reached, times, result.t1), result.t1.unsqueeze(0)])
 
 

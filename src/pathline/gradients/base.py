@@ -41,7 +41,7 @@ class Kept:
     reached: Tensor | None = None
     t1: Tensor | None = None
     events: dict[Any, EventRecord] = field(default_factory=dict)
-    step_times: list[float] | None = None
+    step_times: Any = None
 
 
 class Gradient(Protocol):

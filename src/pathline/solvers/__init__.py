@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from pathline._registry import look_up
+from pathline.solvers.adams import ADAMS
+from pathline.solvers.auto import Auto
 from pathline.solvers.base import Solver, Step
+from pathline.solvers.bdf import BDF
 from pathline.solvers.collocation import COLLOCATION
 from pathline.solvers.dirk import DIRKS
 from pathline.solvers.imex import IMEXS
 from pathline.solvers.reversible import REVERSIBLE, Reversible
+from pathline.solvers.rosenbrock import ROSENBROCK
 from pathline.solvers.runge_kutta import RungeKutta
 from pathline.solvers.scipy import Scipy
 from pathline.solvers.symplectic import SYMPLECTIC
@@ -25,6 +29,7 @@ METHODS: dict[str, Any] = {
     name: RungeKutta(tableau, GAINS.get(name, (0.0, 1.0, 0.0))) for name, tableau in TABLEAUS.items()
 }
 METHODS |= DIRKS | COLLOCATION | IMEXS
+METHODS |= ROSENBROCK | {"bdf": BDF(), "auto": Auto()} | ADAMS
 METHODS |= SYMPLECTIC | REVERSIBLE | {"scipy": Scipy()}
 
 

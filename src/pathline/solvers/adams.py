@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pathline._structure import real_dtype
-from pathline.solvers.base import horner, spread
+from pathline.solvers.base import spread
+from pathline.solvers.curves import Curve
 from pathline.solvers.runge_kutta import RungeKutta
 from pathline.tableaus import TABLEAUS
 from pathline.tolerance import Tolerance
@@ -42,13 +43,14 @@ class Adams:
 
     Args:
         implicit: whether the predicted step is corrected.
-        max_order: the largest number of slopes, 1 to 12.
+        max_order: the highest order, 1 to 12 (2 to 12 for an implicit method): so many slopes are combined.
         max_iters: corrections of an implicit step.
         tolerance: corrections smaller than this end the iteration; by default near the rounding of the state.
         choose: whether the sum ends with its smallest term; else it takes all slopes there are.
         equal: take the printed coefficients of equal steps whatever the grid, as some programs do. On a grid of
             unequal steps they converge with order 1.
         start: the Runge-Kutta method of the first steps; by default one of the order of the others.
+        starts: how many steps it makes; by default as many as leave no step of a lower order than its own.
         name: in messages.
 
     Raises:
@@ -71,7 +73,8 @@ class Adams:
     carries_slope = False
     embedded_order = None
     fsal = False
-    multistep = True
+    variable_order = True
+    stages = None
 
     def __init__(
         self,
@@ -83,17 +86,19 @@ class Adams:
         choose: bool = True,
         equal: bool = False,
         start: str | None = None,
+        starts: int | None = None,
         name: str | None = None,
     ) -> None:
-        if not 1 <= max_order <= HIGHEST:
-            raise ValueError(f"`max_order` lies between 1 and {HIGHEST}; it is {max_order!r}.")
+        if not 1 + implicit <= max_order <= HIGHEST:
+            raise ValueError(f"`max_order` lies between {1 + implicit} and {HIGHEST}; it is {max_order!r}.")
         if implicit and max_iters < 1:
             raise ValueError(f"`max_iters` is at least 1, or the method is explicit; it is {max_iters!r}.")
         self.implicit, self.max_order, self.max_iters = implicit, max_order, max_iters
         self.tolerance, self.choose, self.equal = tolerance, choose, equal
         self.start = RungeKutta(TABLEAUS[start or _starter(max_order)])
+        self.slopes = max_order - implicit
+        self.starts = min(self.start.order, self.slopes) - 1 if starts is None else starts
         self.name = name or ("implicit_adams" if implicit else "explicit_adams")
-        self.stages = 1 + implicit * max_iters
         self.degree = max(max_order + 1, self.start.tableau.dense_weights.shape[1])
 
     @property
@@ -115,8 +120,9 @@ class Adams:
         slope = term.rate(t0, y, args)
         slopes = (slope, *(() if carry is None else carry[1]))
         times = _stacked(t0, None if carry is None else carry[0])
-        handed = (times[:, : self.max_order - 1], slopes[: self.max_order - 1]) if self.max_order > 1 else None
-        if len(slopes) < min(self.start.order, self.max_order):
+        keep = self.slopes - 1
+        handed = (times[:, :keep], slopes[:keep]) if keep else None
+        if len(slopes) <= self.starts:
             return _Start(self, self.start.step(term, t0, t1, y, args, slope), handed)
         rules = self._rules(times, t0, t1)
         terms = _times(rules.integrals, slopes)
@@ -158,9 +164,10 @@ class Adams:
             step.correct(term.rate(step.t1, before, args), open_rows)
             with torch.no_grad():
                 ratio = ((step.y1 - before) / tolerance.scale(before, step.y1)).abs().reshape(step.count, -1)
-                open_rows = (ratio > 1.0).any(1)
-                if not bool(open_rows.any()):
+                moves = (ratio > 1.0).any(1)
+                if not bool(moves.any()):
                     return
+                open_rows = moves
         step.converged = False
 
 
@@ -180,11 +187,10 @@ class _Start:
         return _padded(inner, self.solver.degree)
 
 
-class AdamsStep:
+class AdamsStep(Curve):
     """One step and its dense output."""
 
     error = None
-    failed = None
     converged = True
 
     def __init__(
@@ -219,8 +225,8 @@ class AdamsStep:
         self.excess = excess
         self.y1 = self.predicted + self.h * self.gain * excess
 
-    def coefficients(self, rows: Tensor | None = None) -> Tensor:
-        """``(order + 1, *state)``: the integral of the slope's polynomial, in powers of theta."""
+    def polynomial(self) -> Tensor:
+        """``(degree + 1, *state)``: the integral of the slope's polynomial, in powers of theta."""
         rules = self.rules
         powers = rules.powers()
         polynomial = (self.weights.to(powers.dtype) / rules.whole[:, :-1]).unsqueeze(1) * powers[:, :-1].mT
@@ -233,13 +239,19 @@ class AdamsStep:
         degrees = torch.arange(1, curve.shape[1] + 1, device=curve.device, dtype=real_dtype(curve.dtype))
         curve = (curve / degrees.unsqueeze(1)).transpose(0, 1)
         shaped = self.h * curve.reshape(-1, *self.y0.shape)
-        whole = _padded(torch.cat([self.y0.unsqueeze(0), shaped]), self.solver.degree)
-        return whole if rows is None else whole[:, rows]
+        return _padded(torch.cat([self.y0.unsqueeze(0), shaped]), self.solver.degree)
 
-    def rows(self, times: Sequence[float] | Tensor) -> Tensor:
-        """``(len(times), *state)``: dense output at times inside the step."""
-        theta = (torch.as_tensor(times, dtype=torch.float64, device=self.y0.device) - self.t0) / (self.t1 - self.t0)
-        return horner(self.coefficients().unsqueeze(1), spread(theta, self.y0.unsqueeze(0).expand(len(theta), *self.y0.shape)))
+    def part(self, index: Tensor) -> Curve:
+        """The step of some of its rows, cut out of that of all."""
+        return _Cut(self, index)
+
+
+class _Cut(Curve):
+    def __init__(self, whole: AdamsStep, index: Tensor) -> None:
+        self.whole, self.index = whole, index
+
+    def polynomial(self) -> Tensor:
+        return self.whole.coefficients()[:, self.index]
 
 
 # --- coefficients ------------------------------------------------------------------------------------------------
@@ -321,7 +333,9 @@ def _times(weights: Tensor, slopes: Sequence[Tensor]) -> Tensor:
 def _padded(coefficients: Tensor, degree: int) -> Tensor:
     """The same polynomial with ``degree + 1`` coefficients."""
     missing = degree + 1 - len(coefficients)
-    return torch.cat([coefficients, coefficients.new_zeros(missing, *coefficients.shape[1:])]) if missing else coefficients
+    return (
+        torch.cat([coefficients, coefficients.new_zeros(missing, *coefficients.shape[1:])]) if missing else coefficients
+    )
 
 
 def _tight(y: Tensor) -> Tolerance:

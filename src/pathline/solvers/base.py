@@ -126,7 +126,7 @@ def hermite(dt: Time, y0: Tensor, y1: Tensor, f0: Tensor, f1: Tensor) -> Tensor:
     return torch.stack([y0, a, 3 * rise - 2 * a - b, a + b - 2 * rise])
 
 
-def horner(coefficients: Tensor, theta: Tensor) -> Tensor:
+def horner(coefficients: Tensor, theta: Tensor | float) -> Tensor:
     """The polynomial at ``theta``, which broadcasts to one coefficient's shape."""
     value = coefficients[-1]
     for c in reversed(coefficients[:-1].unbind()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline.solvers.base import Memory, spread
+from pathline.solvers.base import Memory
 from pathline.solvers.curves import Curve
 from pathline.solvers.newton import Newton, Spectrum, Stages
 from pathline.tolerance import Tolerance
@@ -38,14 +39,14 @@ class History(NamedTuple):
         differences: ``(clocks, 8, elements)``, backward differences of the solution.
         length: ``(clocks,)``, the step on which they live.
         order: ``(clocks,)``.
-        count: ``(clocks,)``, steps made with this length and order.
+        made: ``(clocks,)``, steps made with this length and order.
         memory: of Newton's method.
     """
 
     differences: Tensor
     length: Tensor
     order: Tensor
-    count: Tensor
+    made: Tensor
     memory: Memory | None
 
 
@@ -69,7 +70,9 @@ class BDF:
     Example:
         >>> import torch, pathline
         >>> stiff = lambda t, y: -1e6 * (y - t.cos())
-        >>> y1 = pathline.solve(stiff, torch.ones(1).double(), (0.0, 2.0), method="bdf", rtol=1e-6, atol=1e-8).y1
+        >>> y1 = pathline.solve(
+        ...     stiff, torch.ones(1).double(), (0.0, 2.0), method="bdf", rtol=1e-6, atol=1e-8
+        ... ).y1
         >>> bool((y1 - torch.tensor(2.0).double().cos()).abs() < 1e-4)
         True
 
@@ -95,13 +98,17 @@ class BDF:
         self.order = self.dense_order = max_order
         self.newton = Newton(iterations=4, kappa=0.003, slow=1.0)
 
-    def init(self, term: Bound, t0: Time, y0: Tensor, args: Any) -> None:
-        """There is no history yet; the first step makes one of the slope at the start."""
-        return
+    def init(self, term: Bound, t0: Time, y0: Tensor, args: Any) -> History:
+        """A line along the slope at the start, for a step of length one."""
+        clocks = len(y0) if term.per_sample else 1
+        line = torch.stack([x.reshape(clocks, -1) for x in (y0, term.rate(t0, y0, args))], 1)
+        differences = torch.nn.functional.pad(line, (0, 0, 0, KEPT - 2))
+        ones = torch.ones(clocks, dtype=torch.long, device=y0.device)
+        return History(differences, ones.double(), ones, 0 * ones, None)
 
     def step(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, carry: History | None) -> BDFStep:
         """One step."""
-        history = self._first(term, t0, t1, y, args) if carry is None else carry
+        history = self.init(term, t0, y, args) if carry is None else carry
         moved = _moved(history, t0, t1)
         rules = _rules(y.device).of(moved.order)
         base, rise = (rules.start.to(y.dtype) @ moved.differences).unbind(1)
@@ -119,15 +126,6 @@ class BDF:
         step.go_on(self._choice(term, y, step), Memory(work.memory()))
         return step
 
-    def _first(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any) -> History:
-        """A line along the slope at the start."""
-        slope = term.rate(t0, y, args)
-        clocks = len(y) if term.per_sample else 1
-        line = torch.stack([x.reshape(clocks, -1) for x in (y, spread(t1 - t0, y) * slope)], 1)
-        differences = torch.nn.functional.pad(line, (0, 0, 0, KEPT - 2))
-        whole = torch.ones(clocks, dtype=torch.long, device=y.device)
-        return History(differences, _length(t0, t1, y), whole, whole * 0, None)
-
     def _choice(self, term: Bound, y: Tensor, step: BDFStep) -> tuple[Tensor, Tensor]:
         """``(clocks,)`` twice: the order of the next step, and by how much it is longer (0: as it comes out)."""
         order = step.moved.order
@@ -138,10 +136,10 @@ class BDF:
             candidates = order.unsqueeze(1) + torch.arange(-1, 2, device=order.device)
             factors = (sizes.clamp_min(1e-12) ** (-1.0 / (candidates + 1)) / SAFETY.to(sizes)).clamp_max(10.0)
             # Too few equal steps say nothing of a higher order.
-            young = (step.moved.count < order).unsqueeze(1) & (candidates > order.unsqueeze(1))
+            young = (step.moved.made < order).unsqueeze(1) & (candidates > order.unsqueeze(1))
             factors = factors.masked_fill((candidates < 1) | (candidates > self.order) | young, 0.0)
             best, which = factors.max(1)
-            change = torch.where(step.moved.count < order, best < SOON, (best >= WORTH) | (best < 1.0))
+            change = torch.where(step.moved.made < order, best < SOON, (best >= WORTH) | (best < 1.0))
             one = torch.ones_like(best)
             best = torch.where(best < 1.0, FURTHER * best, best)
             return torch.where(change, order + which - 1, order), torch.where(change, best, one)
@@ -175,8 +173,8 @@ class BDFStep(Curve):
         order, factor = choice
         moved = self.moved
         changed = (factor != 1.0) | (order != moved.order)
-        count = torch.where(changed, 0, moved.count + 1)
-        self.carry = History(self.after, moved.length, order, count, memory)
+        made = torch.where(changed, 0, moved.made + 1)
+        self.carry = History(self.after, moved.length, order, made, memory)
         self.factor: Any = factor if isinstance(self.t1, Tensor) and self.t1.dim() else float(factor)
 
     def polynomial(self) -> Tensor:
@@ -186,8 +184,8 @@ class BDFStep(Curve):
 
     def part(self, index: Tensor) -> Curve:
         """The step of some of its rows."""
-        part = object.__new__(BDFStep)
-        part.t0, part.t1, part.y1, part.after = self.t0, self.t1, self.y1[index], self.after[index]
+        part = copy.copy(self)
+        part.y1, part.after = self.y1[index], self.after[index]
         part.rules = self.rules.of(index, everything=False)
         return part
 
@@ -292,7 +290,7 @@ def _moved(history: History, t0: Time, t1: Time) -> History:
     return history._replace(
         differences=grid @ history.differences,
         length=torch.where(same, history.length, length),
-        count=torch.where(same, history.count, 0),
+        made=torch.where(same, history.made, 0),
     )
 
 

@@ -14,7 +14,6 @@ from pathline.solvers.curves import Curve
 from pathline.solvers.dirk import of
 from pathline.solvers.implicit_tableaus import COLLOCATION as TABLEAUS
 from pathline.solvers.iteration import numbers
-from pathline.solvers.linear import solve
 from pathline.solvers.newton import Newton, Spectrum, Stages, Work
 
 if TYPE_CHECKING:
@@ -96,17 +95,18 @@ class Collocation:
         dt, base = t1 - t0, work.systems.flat(y)
         past = Past(self, work, dt, memory)
         times = [t1 if c == 1.0 else t0 + c * dt for c in self.tableau.c.tolist()]
-        z, _ = work.solve(Stages(term, times, base, dt, self.spectrum, args, work.systems), past.guess())
+        stages = Stages(term, times, base, dt, self.spectrum, args, work.systems)
+        z, _ = work.solve(stages, past.guess())
         if self.stiffly_accurate:
             y1 = base + z[:, -1]
         else:
             y1 = base + torch.matmul(torch.tensor(self._ends, dtype=z.dtype, device=z.device), z)
-        return self._made(term, t0, t1, y, work.systems.state(y1), args, work, past, z)
+        return self._made(stages, t0, t1, y, work.systems.state(y1), work, past, z)
 
     def _made(
-        self, term: Bound, t0: Time, t1: Time, y: Tensor, y1: Tensor, args: Any, work: Work, past: Past, z: Tensor
+        self, stages: Stages, t0: Time, t1: Time, y: Tensor, y1: Tensor, work: Work, past: Past, z: Tensor
     ) -> CollocationStep:
-        return CollocationStep(self, term, t0, t1, y, y1, args, work, past, z)
+        return CollocationStep(self, stages, t0, t1, y, y1, work, past, z)
 
 
 class Past:
@@ -153,17 +153,17 @@ class CollocationStep(Curve):
     def __init__(
         self,
         solver: Collocation,
-        term: Bound,
+        stages: Stages,
         t0: Time,
         t1: Time,
         y0: Tensor,
         y1: Tensor,
-        args: Any,
         work: Work,
         past: Past,
         z: Tensor,
     ) -> None:
-        self.solver, self.term, self.args, self.work, self.past, self.z = solver, term, args, work, past, z
+        self.solver, self.stages, self.work, self.past, self.z = solver, stages, work, past, z
+        self.term, self.args = stages.term, stages.args
         self.t0, self.t1, self.dt, self.y0, self.y1 = t0, t1, t1 - t0, y0, y1
         self.failed = work.reason(work.bad if work.bad.any() else None)
         self.size = np.full(len(z), np.nan)
@@ -173,14 +173,14 @@ class CollocationStep(Curve):
         """``(rows, stages, size)``: coefficients of theta, theta^2, ... of the collocation polynomial."""
         return torch.matmul(torch.tensor(self.solver._to_powers, dtype=self.z.dtype, device=self.z.device), self.z)
 
-    @property
+    @cached_property
     def carry(self) -> dict[str, Memory]:
         """What the next step takes over."""
         length = np.broadcast_to(self.past.dt, self.size.shape)
         tree = self.past.tree(length, self.size, np.zeros(len(self.z), bool), self.curve.detach())
         return {"memory": Memory({"newton": self.work.memory(), **tree})}
 
-    @property
+    @cached_property
     def retry(self) -> dict[str, Memory]:
         """What another try from the same start takes over."""
         past = self.past
@@ -233,9 +233,9 @@ class Radau5(Collocation):
         return (embedded - self.tableau.b) @ self.spectrum.inverse / gamma
 
     def _made(
-        self, term: Bound, t0: Time, t1: Time, y: Tensor, y1: Tensor, args: Any, work: Work, past: Past, z: Tensor
+        self, stages: Stages, t0: Time, t1: Time, y: Tensor, y1: Tensor, work: Work, past: Past, z: Tensor
     ) -> CollocationStep:
-        step = Radau5Step(self, term, t0, t1, y, y1, args, work, past, z)
+        step = Radau5Step(self, stages, t0, t1, y, y1, work, past, z)
         if work.term.tolerance is not None and not work.bad.all():
             with torch.no_grad():
                 step.estimate()
@@ -257,13 +257,14 @@ class Radau5Step(CollocationStep):
             past.known = np.ones(len(self.z), bool)
         weights = torch.tensor(self.solver._errors, dtype=self.z.dtype, device=self.z.device)
         rest = torch.matmul(weights, self.z.detach()) / h
-        error = solve(work.factors[0], past.f0.detach() + rest)
+        error = self.stages.filtered(past.f0.detach() + rest, work.factors)
         self.size = self._size(error)
         with np.errstate(invalid="ignore"):
             large = ~(self.size <= 1) & np.isfinite(self.size)
         if large.any():
             moved = work.systems.state(work.start + error)
-            again = solve(work.factors[0], work.systems.flat(self.term.rate(self.t0, moved, self.args)) + rest)
+            rate = work.systems.flat(self.term.rate(self.t0, moved, self.args))
+            again = self.stages.filtered(rate + rest, work.factors)
             error = torch.where(work.tensor(large).unsqueeze(1), again, error)
             self.size = self._size(error)
         self.error = work.systems.state(error)

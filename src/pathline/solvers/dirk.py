@@ -163,12 +163,12 @@ class DIRKStep(Curve):
         self.t0, self.t1, self.dt, self.y0, self.y1, self.ks, self.error = t0, t1, t1 - t0, y0, y1, ks, error
         self.failed = work.reason(work.bad if work.bad.any() else None)
 
-    @property
+    @cached_property
     def carry(self) -> dict[str, Any]:
         """The slope at the end, where the last stage is that, and what the iterations keep."""
         return self._carry(-1, self.work.memory())
 
-    @property
+    @cached_property
     def retry(self) -> dict[str, Any]:
         """The slope at the start, and the Jacobian there."""
         return self._carry(0, self.work.retry())

@@ -155,12 +155,12 @@ class IMEXStep(Curve):
         self.t0, self.t1, self.y0, self.y1, self.fast, self.slow = t0, t1, y0, y1, fast, slow
         self.failed = work.reason(work.bad if work.bad.any() else None)
 
-    @property
+    @cached_property
     def carry(self) -> dict[str, Memory]:
         """What the iterations keep."""
         return {"memory": Memory(self.work.memory())}
 
-    @property
+    @cached_property
     def retry(self) -> dict[str, Memory]:
         """The same, for another try from the same start."""
         return {"memory": Memory(self.work.retry())}

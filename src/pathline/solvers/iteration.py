@@ -16,16 +16,20 @@ if TYPE_CHECKING:
     from pathline.solvers.stages import Stages
 
 #: Without a tolerance, and where gradients are wanted, iterations end at this power of the rounding unit.
-TIGHT = 0.85
+TIGHT = 0.95
+#: Where nothing shrinks any more, this power is near enough to rounding.
+ROUNDED = 0.65
+#: Rows that are done are left out of the others' evaluations where that many numbers are iterated, else held.
+WORTH = 4096
 #: So many of them are then made at most.
 PATIENCE = 30
 
 
 def numbers(x: Tensor) -> np.ndarray:
-    """A small tensor as host numbers, in double precision."""
+    """A small tensor as host numbers, in double precision; a copy."""
     if transforming():  # no memory behind a wrapped tensor
         return np.array(x.detach().tolist(), dtype=float)
-    return x.detach().double().cpu().numpy().copy()
+    return np.array(x.detach().cpu().numpy(), dtype=float)
 
 
 class Judge:
@@ -33,12 +37,12 @@ class Judge:
 
     With the ratio ``theta`` of successive corrections the error left is at most ``eta |dz|``, where ``eta`` is
     ``theta / (1 - theta)``. A row is done when that is within ``kappa``, and given up when the iterations left would
-    not bring it there.
+    not bring it there; one whose corrections no longer shrink is done if they are within ``rounded``.
     """
 
-    def __init__(self, eta: np.ndarray, kappa: float, most: int, exact: bool) -> None:
+    def __init__(self, eta: np.ndarray, kappa: float, most: int, rounded: float) -> None:
         self.eta = np.maximum(eta, 1e-16) ** 0.8
-        self.kappa, self.most, self.exact = kappa, most, exact
+        self.kappa, self.most, self.rounded = kappa, most, rounded
         self.made = 0
         self.theta = np.zeros_like(eta)
         self.last = np.full_like(eta, np.nan)
@@ -55,8 +59,8 @@ class Judge:
                 ahead = size * self.theta ** (self.most - self.made) / (1 - self.theta)
                 hopeless |= (self.theta >= 0.99) | (ahead > self.kappa)
             good = (self.eta * size <= self.kappa) | (size == 0)
-            if self.exact and self.made > 1:  # at the level of rounding nothing shrinks any more
-                good |= hopeless & (size <= 1e3 * self.kappa)
+            if self.rounded and self.made > 1:
+                good |= hopeless & (size <= self.rounded)
         self.last = size
         return good, ~good & (hopeless | (self.made >= self.most))
 
@@ -83,7 +87,7 @@ class _Active:
     def shrink(self) -> np.ndarray | None:
         """Leave out the rows that no longer move; the mask of those that stay, where some left."""
         run, keep = self.run, self.live
-        if not run.work.term.per_sample:
+        if not run.work.term.per_sample or self.z.numel() < WORTH:
             return None
         run.store(self)
         index = run.work.tensor(np.flatnonzero(keep))
@@ -126,7 +130,7 @@ class Iteration:
         self.work, self.stages, self.z, self.guess = work, stages, guess, guess
         self.watch, self.tracked = watch, False
         self.exact = exact or work.term.tolerance is None or getattr(work.term, "exact", False)
-        self.scale, self.kappa = work.scale(), 0.0
+        self.scale, self.kappa, self.rounded = work.scale(), 0.0, 0.0
 
     def simplified(self, rows: np.ndarray) -> np.ndarray:
         """Iterate some rows from the guess with the factors at hand; which rows are done."""
@@ -137,7 +141,7 @@ class Iteration:
             dz = self._correction(active)
             if judge is None:
                 most = PATIENCE if self.exact else work.newton.iterations
-                judge = Judge(work.eta[active.rows], self.kappa, most, self.exact)
+                judge = Judge(work.eta[active.rows], self.kappa, most, self.rounded)
             good, bad = judge(active.sizes(dz))
             active.move(dz)
             work.note(active.rows, active.live, judge, good)
@@ -181,12 +185,13 @@ class Iteration:
                 reach = torch.maximum(reach, (active.z + dz).abs().amax((1, 2)))
             self.scale = (tight * reach).clamp_min(torch.finfo(dz.dtype).tiny).reshape(-1, 1, 1)
             active.scale = self.scale if len(active.rows) == len(reach) else self.scale[self.work.tensor(active.rows)]
-            self.kappa = 1.0
+            self.kappa, self.rounded = 1.0, unit ** (ROUNDED - TIGHT)
             return
         rtol = float(tolerance.rtol.min()) if isinstance(tolerance.rtol, Tensor) else tolerance.rtol
         usual = self.work.newton.kappa or (min(0.03, rtol**0.5) if rtol > 0 else 0.03)
         if self.exact:
             self.kappa = min(usual, tight / rtol if rtol > 0 else 1e-6)
+            self.rounded = min(usual, self.kappa * unit ** (ROUNDED - TIGHT))
         else:
             self.kappa = max(usual, min(1.0, 10 * unit / rtol)) if rtol > 0 else usual
 
@@ -202,6 +207,7 @@ class Iteration:
         stages, scale = self.stages, self.scale
         assert scale is not None
         z, done, part = self.guess, ~rows, torch.ones_like(mask, dtype=self.guess.dtype)
+        size = torch.full_like(part, torch.inf)
         for _ in range(2 * PATIENCE):
             g, factors = stages.exact(z)
             assert factors is not None
@@ -219,6 +225,7 @@ class Iteration:
             done |= numbers(((simplified <= self.kappa) | (size <= self.kappa)) & (part == 1)).reshape(-1) > 0
             if done.all():
                 break
+        done |= numbers(size <= self.rounded).reshape(-1) > 0
         self.z = torch.where(mask, z, self.z)
         return done
 

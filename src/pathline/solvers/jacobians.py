@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,10 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from pathline.terms import Bound, Time
+
+
+#: Up to so many vector-Jacobian products are made one by one, more of them in one batch.
+FEW = 2
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,10 @@ def _apart(term: Bound, t: Time, y: Tensor, args: Any) -> bool:
     here = whole.flat(y.detach())
     ripple = 1 + 0.01 * torch.sin(torch.arange(1, here.shape[1] + 1, dtype=here.dtype, device=y.device))
     for z in (here, here * ripple):
-        with _recording(z) as x:
+        with _recording([z]) as (x,):
             rate = whole.flat(term.rate(t, whole.state(x), args))
             weights = masks.unsqueeze(-1).expand(*masks.shape, whole.size // n).reshape(len(masks), 1, -1)
-            traces = _pull_back(term, rate, x, (weights * ripple).to(rate.dtype), graph=False)
+            (traces,) = _pull_back(term, [rate], [x], weights * ripple, graph=False)
         traces = traces.detach()[:, 0].reshape(len(masks), n, -1)
         if bool((traces[~masks].nan_to_num() != 0).any()):
             return False
@@ -130,55 +134,85 @@ def linearize(
     Returns:
         The rate, and ``J[r, i, j] = d rate[r, i] / d z[r, j]``.
     """
-    term.stats.jacobians += 1
+    (rate,), (jacobian,) = linearize_all(term, [t], [z], args, systems, graph=graph)
+    return rate, jacobian
+
+
+def linearize_all(
+    term: Bound, times: Sequence[Time], zs: Sequence[Tensor], args: Any, systems: Systems, *, graph: bool | str = False
+) -> tuple[list[Tensor], list[Tensor]]:
+    """`linearize` at several points, in one backward pass for all of them."""
+    term.stats.jacobians += len(zs)
     given = term.jacobian_given
-    if given is not None:
-        return _given(term, given, t, z, args, systems, graph)
-    if transforming():
-        return _transformed(term, t, z, args, systems, graph)
+    if given is not None or transforming():
+        alone = _transformed if given is None else _given
+        pairs = [alone(term, t, z, args, systems, graph) for t, z in zip(times, zs, strict=True)]
+        return [rate for rate, _ in pairs], [jacobian for _, jacobian in pairs]
+
+    def at(xs: Sequence[Tensor]) -> list[Tensor]:
+        return [systems.flat(term.rate(t, systems.state(x), args)) for t, x in zip(times, xs, strict=True)]
+
     if graph:
-        x = z if z.requires_grad else z.detach().requires_grad_()
-        rate = systems.flat(term.rate(t, systems.state(x), args))
-        return rate, _rows(term, rate, x, graph=graph is True)
-    with _recording(z) as x:
-        rate = systems.flat(term.rate(t, systems.state(x), args))
-        jacobian = _rows(term, rate, x, graph=False)
-    return rate.detach(), jacobian
+        xs = [z if z.requires_grad else z.detach().requires_grad_() for z in zs]
+        rates = at(xs)
+        return rates, _rows(term, rates, xs, graph=graph is True)
+    with _recording(zs) as xs:
+        rates = at(xs)
+        jacobians = _rows(term, rates, xs, graph=False)
+    return [rate.detach() for rate in rates], jacobians
 
 
 @contextlib.contextmanager
-def _recording(z: Tensor) -> Iterator[Tensor]:
-    """A place where derivatives are taken, whatever mode the solve runs in, and the state to take them at."""
+def _recording(zs: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """A place where derivatives are taken, whatever mode the solve runs in, and the states to take them at."""
     with torch.inference_mode(False), torch.enable_grad():
-        x = z.clone() if z.is_inference() else z.detach()
-        yield x.requires_grad_()
+        yield [(z.clone() if z.is_inference() else z.detach()).requires_grad_() for z in zs]
 
 
-def _rows(term: Bound, rate: Tensor, x: Tensor, *, graph: bool) -> Tensor:
-    """All rows of the Jacobian: one vector-Jacobian product for each component, of every system at once."""
-    n, size = x.shape
-    basis = torch.eye(size, dtype=rate.dtype, device=rate.device)[:, None, :].expand(size, n, size)
-    return _pull_back(term, rate, x, basis, graph=graph).movedim(0, 1)
+def _rows(term: Bound, rates: Sequence[Tensor], xs: Sequence[Tensor], *, graph: bool) -> list[Tensor]:
+    """All rows of the Jacobians: one vector-Jacobian product for each component, of every system at once."""
+    n, size = xs[0].shape
+    basis = torch.eye(size, dtype=xs[0].dtype, device=xs[0].device)[:, None, :].expand(size, n, size)
+    return [columns.movedim(0, 1) for columns in _pull_back(term, rates, xs, basis, graph=graph)]
 
 
-def _pull_back(term: Bound, rate: Tensor, x: Tensor, weights: Tensor, *, graph: bool) -> Tensor:
-    """``(n, *x)``: the vector-Jacobian products for the ``n`` weights."""
-    if not rate.requires_grad:
-        return x.new_zeros(len(weights), *x.shape)
+def _pull_back(
+    term: Bound, rates: Sequence[Tensor], xs: Sequence[Tensor], weights: Tensor, *, graph: bool
+) -> list[Tensor]:
+    """For each rate and its ``x`` ``(n, *x)``: the vector-Jacobian products with the ``n`` weights."""
+    tracked = [i for i, rate in enumerate(rates) if rate.requires_grad]
+    found = [x.new_zeros(len(weights), *x.shape) for x in xs]
+    if not tracked:
+        return found
 
-    def one(w: Tensor, batched: bool) -> Tensor | None:
-        return torch.autograd.grad(
-            rate, x, w, retain_graph=True, create_graph=graph, allow_unused=True, is_grads_batched=batched
-        )[0]
+    def one(w: Tensor, batched: bool) -> list[Tensor | None]:
+        return list(
+            torch.autograd.grad(
+                [rates[i] for i in tracked],
+                [xs[i] for i in tracked],
+                [w.to(rates[i].dtype) for i in tracked],
+                retain_graph=True,
+                create_graph=graph,
+                allow_unused=True,
+                is_grads_batched=batched,
+            )
+        )
 
-    if len(weights) > 1 and not learnt(term).get("loop over products"):
+    columns = None
+    if len(weights) > FEW and not learnt(term).get("loop over products"):
         try:
-            found = one(weights, True)
-            return x.new_zeros(len(weights), *x.shape) if found is None else found
+            columns = one(weights, True)
         except RuntimeError:  # an operation inside has no batched derivative
             learnt(term)["loop over products"] = True
-    columns = [one(w, False) for w in weights]
-    return torch.stack([torch.zeros_like(x) if column is None else column for column in columns])
+    if columns is None:
+        products = [one(w, False) for w in weights]
+        columns = [
+            None if column[0] is None else torch.stack([c for c in column if c is not None])
+            for column in zip(*products, strict=True)
+        ]
+    for i, column in zip(tracked, columns, strict=True):
+        found[i] = found[i] if column is None else column
+    return found
 
 
 def _transformed(
@@ -205,17 +239,10 @@ def _transformed(
     return value, constant
 
 
-def _given(
-    term: Bound,
-    given: Callable[[Time, Tensor, Any], Tensor],
-    t: Time,
-    z: Tensor,
-    args: Any,
-    systems: Systems,
-    graph: bool | str,
-) -> tuple[Tensor, Tensor]:
+def _given(term: Bound, t: Time, z: Tensor, args: Any, systems: Systems, graph: bool | str) -> tuple[Tensor, Tensor]:
     """The user's own Jacobian."""
-    y = systems.state(z)
+    given, y = term.jacobian_given, systems.state(z)
+    assert given is not None
     with torch.set_grad_enabled(bool(graph) and torch.is_grad_enabled()):
         rate = systems.flat(term.rate(t, y, args))
     with torch.set_grad_enabled(graph is True and torch.is_grad_enabled()):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pathline.solvers.iteration import Iteration, Judge, numbers
 from pathline.solvers.jacobians import linearize, split, transforming
-from pathline.solvers.linear import Factors, factor
+from pathline.solvers.linear import Factors
 from pathline.solvers.stages import Spectrum, Stages, attach
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ __all__ = ["Newton", "Spectrum", "Stages", "Work", "attach"]
 
 #: Steps are of the same length where they agree to this: then the factors serve again.
 SAME = 1e-6
+#: On the per-sample clock systems of up to so many unknowns get a new Jacobian at every step.
+SMALL = 8
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ class Work:
         self.theta, self.most = np.zeros(n), np.zeros(n, int)
         self.bad = np.zeros(n, bool)
         self._scale: Tensor | None = None
-        self.refresh(self.slow & ~self.fresh)
+        # In a batch of small systems some row wants a new Jacobian at every step: then all have one, at the same price.
+        always = term.per_sample and self.systems.size <= SMALL
+        self.refresh(np.ones(n, bool) if always else self.slow & ~self.fresh)
 
     # --- Jacobian and factors
 
@@ -99,9 +103,10 @@ class Work:
             else:
                 self.f0, jacobian = linearize(self.term, self.t0, self.start, self.args, self.systems)
                 self.jacobian = torch.where(self.tensor(rows).reshape(-1, 1, 1), jacobian, self.jacobian)
-        self.fresh, self.slow = self.fresh | rows, self.slow & ~rows
+        self.fresh = self.fresh | rows
         self.length = np.where(rows, np.nan, self.length)
-        self.eta[rows] = 1.0
+        self.eta[rows & self.slow] = 1.0
+        self.slow = self.slow & ~rows
 
     def factor(self, stages: Stages) -> None:
         """Factors for the length of the step, where those at hand are for another one."""
@@ -116,7 +121,7 @@ class Work:
         if index is not None:
             jacobian = jacobian[index]
             step = step[index] if isinstance(step, Tensor) and step.dim() else step
-        made = [factor(_shifted(jacobian, value, step), self.term.stats) for value in stages.spectrum.values]
+        made = stages.factorize(jacobian, step)
         if index is not None:
             made = [old.replaced(index, new) for old, new in zip(self.factors, made, strict=True)]
         self.factors = made
@@ -204,11 +209,3 @@ class Work:
         if failed is None:
             return None
         return self.tensor(failed) if self.term.per_sample else "Newton's iteration did not converge"
-
-
-def _shifted(jacobian: Tensor, value: float | complex, step: Any) -> Tensor:
-    """``value / h - J``."""
-    matrix = torch.complex(-jacobian, torch.zeros_like(jacobian)) if isinstance(value, complex) else -jacobian
-    shift = value / step
-    matrix.diagonal(dim1=-2, dim2=-1).add_(shift.squeeze(-1) if isinstance(shift, Tensor) and shift.dim() else shift)
-    return matrix

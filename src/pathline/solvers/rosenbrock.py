@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline.solvers.base import Weights, horner, sparse, spread
+from pathline.solvers.base import Weights, sparse, spread
+from pathline.solvers.curves import Curve
 from pathline.solvers.jacobians import Systems, linearize, split, transforming
 from pathline.solvers.linear import factor, solve
 
@@ -69,7 +71,9 @@ class Rosenbrock:
     Example:
         >>> import torch, pathline
         >>> stiff = lambda t, y: -1e4 * (y - t.cos())
-        >>> y1 = pathline.solve(stiff, torch.zeros(1).double(), (0.0, 2.0), method="rodas5p", rtol=1e-6, atol=1e-8).y1
+        >>> y1 = pathline.solve(
+        ...     stiff, torch.zeros(1).double(), (0.0, 2.0), method="rodas5p", rtol=1e-6, atol=1e-8
+        ... ).y1
         >>> bool((y1 - torch.tensor(2.0).double().cos()).abs() < 1e-3)
         True
 
@@ -128,50 +132,43 @@ class Rosenbrock:
                 right = right + (h * d) * drift
             us.append(solve(factors, right))
         weights, errors = self._sums
-        return RosenbrockStep(self, systems, t0, t1, y, z, us, systems.state(_plus(z, weights, us)), errors)
+        return RosenbrockStep(self, systems, jacobian, t0, t1, y, us, systems.state(_plus(z, weights, us)), errors)
 
 
-class RosenbrockStep:
+class RosenbrockStep(Curve):
     """One step and its dense output."""
 
     carry = None
-    failed = None
 
     def __init__(
         self,
         solver: Rosenbrock,
         systems: Systems,
+        jacobian: Tensor,
         t0: Time,
         t1: Time,
         y0: Tensor,
-        z: Tensor,
         us: list[Tensor],
         y1: Tensor,
         errors: Weights,
     ) -> None:
-        self.solver, self.systems, self.t0, self.t1, self.y0, self.z, self.us = solver, systems, t0, t1, y0, z, us
-        self.y1 = y1
+        self.solver, self.systems, self.t0, self.t1, self.y0, self.us = solver, systems, t0, t1, y0, us
+        self.jacobian, self.y1 = jacobian.detach(), y1
         with torch.no_grad():
             self.error = systems.state(_plus(None, errors, us))
 
-    def coefficients(self, rows: Tensor | None = None) -> Tensor:
-        """``(degree + 1, *state)``: dense output in powers of theta."""
-        stages = torch.stack([u if rows is None else u[rows] for u in self.us])
+    def polynomial(self) -> Tensor:
+        """``(degree + 1, *state)``: powers of theta."""
+        stages = torch.stack(self.us)
         matrix = self.solver._polynomial.to(stages)
         products = (matrix @ stages.reshape(len(stages), -1)).reshape(len(matrix), *stages.shape[1:])
-        curve = torch.stack([self.systems.state(p) for p in products.unbind()])
-        return torch.cat([(self.y0 if rows is None else self.y0[rows]).unsqueeze(0), curve])
+        return torch.stack([self.y0, *(self.systems.state(p) for p in products.unbind())])
 
-    def rows(self, times: Sequence[float] | Tensor) -> Tensor:
-        """``(len(times), *state)``: dense output at times inside the step."""
-        return at_times(self.coefficients(), self.t0, self.t1, times)
-
-
-def at_times(coefficients: Tensor, t0: Time, t1: Time, times: Sequence[float] | Tensor) -> Tensor:
-    """``(len(times), *state)``: a curve in powers of theta at times of the shared clock."""
-    theta = (torch.as_tensor(times, dtype=torch.float64, device=coefficients.device) - t0) / (t1 - t0)
-    shaped = theta.to(coefficients.real.dtype if coefficients.is_complex() else coefficients.dtype)
-    return horner(coefficients.unsqueeze(1), shaped.reshape(-1, *(1,) * (coefficients.dim() - 1)))
+    def part(self, index: Tensor) -> Curve:
+        """The step of some of its rows."""
+        part = copy.copy(self)
+        part.y0, part.us = self.y0[index], [u[index] for u in self.us]
+        return part
 
 
 def _plus(z: Tensor | None, weights: Weights, us: Sequence[Tensor]) -> Tensor:
@@ -190,10 +187,8 @@ def _square(h: Any) -> Any:
 # --- derivatives -------------------------------------------------------------------------------------------------
 
 
-def _linearized(
-    term: Bound, t: Time, z: Tensor, args: Any, systems: Systems
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The slope, the Jacobian, and df/dt (None for a field of the state alone), differentiable where grad is enabled."""
+def _linearized(term: Bound, t: Time, z: Tensor, args: Any, systems: Systems) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The slope, the Jacobian, and df/dt (None for a field of the state alone), with a graph where grad is enabled."""
     slope, jacobian = linearize(term, t, z, args, systems, graph=torch.is_grad_enabled())
     if getattr(term.term, "takes", None) == 1:
         return slope, jacobian, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pathline._structure import real_dtype
+from pathline.status import Status
 
 if TYPE_CHECKING:
     from pathline.terms import Bound, Time
@@ -90,17 +92,55 @@ class Scipy:
 
         limits = {"min_step": self.min_step, "max_step": self.max_step}
         options = {name: value for name, value in limits.items() if value is not None}
-
-        def rate(t: float, flat: Any) -> Any:
-            return _flat(term.rate(t, _state(flat, y), args))
-
+        watch = _Watch(term, y, args)
         with torch.no_grad():
-            answer = _integrate().solve_ivp(
-                rate, (start, end), _flat(y), method=self.method, dense_output=True, rtol=rtol, atol=atol, **options
-            )
+            try:
+                answer = _integrate().solve_ivp(
+                    watch.rate,
+                    (start, end),
+                    _flat(y),
+                    method=self.method,
+                    dense_output=True,
+                    rtol=rtol,
+                    atol=atol,
+                    **options,
+                )
+            except _Stopped as stop:
+                return ScipyStep(None, y, start, str(stop), stop.status)
         term.stats.jacobians += int(answer.njev)
         term.stats.factorizations += int(answer.nlu)
-        return ScipyStep(answer, y)
+        failed = None if answer.success else f"scipy stopped at t = {answer.t[-1]:g}: {answer.message}"
+        return ScipyStep(answer, y, start, failed)
+
+
+class _Stopped(Exception):
+    """Thrown through scipy, which would go on for ever."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class _Watch:
+    """The rate as scipy calls it; stops where it isn't finite, or where time no longer moves."""
+
+    def __init__(self, term: Bound, y: Tensor, args: Any) -> None:
+        self.term, self.y, self.args = term, y, args
+        self.at, self.calls = math.nan, 0
+        #: A Jacobian by differences takes a call an element, all at one time.
+        self.patience = 1000 + 20 * y.numel()
+
+    def rate(self, t: float, flat: Any) -> Any:
+        t = float(t)
+        self.calls = self.calls + 1 if abs(t - self.at) <= 8 * math.ulp(self.at) else 0
+        if not self.calls:
+            self.at = t
+        if self.calls > self.patience:
+            raise _Stopped(Status.STEP_UNDERFLOW, f"scipy's step size vanished at t = {t:g}")
+        dy = _flat(self.term.rate(t, _state(flat, self.y), self.args))
+        if not np.isfinite(dy).all():
+            raise _Stopped(Status.NON_FINITE, f"the rate isn't finite at t = {t:g}")
+        return dy
 
 
 class ScipyStep:
@@ -108,16 +148,18 @@ class ScipyStep:
 
     Attributes:
         knots: the ends of scipy's own steps.
+        status: the kind of failure, where there was one.
     """
 
     error = None
     carry = None
 
-    def __init__(self, answer: Any, y0: Tensor) -> None:
-        self.answer, self.y0 = answer, y0
-        self.knots: list[float] = answer.t.tolist()
-        self.y1 = _state(answer.y[:, -1], y0)
-        self.failed = None if answer.success else f"scipy at t = {self.knots[-1]:g}: {answer.message}"
+    def __init__(
+        self, answer: Any, y0: Tensor, t0: float, failed: str | None, status: Status = Status.STEP_UNDERFLOW
+    ) -> None:
+        self.answer, self.y0, self.failed, self.status = answer, y0, failed, status
+        self.knots: list[float] = [t0] if answer is None else answer.t.tolist()
+        self.y1 = y0 if answer is None else _state(answer.y[:, -1], y0)
 
     def rows(self, times: Sequence[float] | Tensor) -> Tensor:
         """``(len(times), *state)``: dense output at times inside the step."""

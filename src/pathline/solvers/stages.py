@@ -20,11 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline.solvers.jacobians import Systems, linearize, transforming
+from pathline.solvers.jacobians import Systems, linearize_all, transforming
 from pathline.solvers.linear import Factors, factor, solve
 
 if TYPE_CHECKING:
     from pathline.terms import Bound, Time
+
+
+#: Up to so many unknowns of all stages together are solved for at once.
+WHOLE = 12
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,12 @@ class Spectrum:
         columns = zip(self.values, self._sorted[1].T, strict=True)
         parts = [p for v, w in columns for p in ([2 * w.real, -2 * w.imag] if isinstance(v, complex) else [w.real])]
         return np.array(parts).T
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """``(s, 1)``: the eigenvector of the first eigenvalue, divided by both it and its first entry."""
+        vector = self.back[:, :1]
+        return vector / vector[0] / self.values[0].real
 
     def tensor(self, name: str, like: Tensor) -> Tensor:
         """One of the matrices, in the dtype and on the device of ``like``."""
@@ -141,9 +151,39 @@ class Stages:
 
     # --- simplified Newton
 
+    @property
+    def whole(self) -> bool:
+        """Whether the few unknowns of all stages are solved for at once: one operation in place of a dozen."""
+        return self.stages > 1 and self.stages * self.systems.size <= WHOLE
+
+    def factorize(self, jacobian: Tensor, step: Any) -> list[Factors]:
+        """What `correction` and `filtered` solve with, for a step."""
+        stats = self.term.stats
+        if self.whole:
+            return [factor(self._matrix(jacobian.unsqueeze(1), step), stats)]
+        return [factor(_shifted(jacobian, value, step), stats) for value in self.spectrum.values]
+
+    def filtered(self, r: Tensor, factors: Sequence[Factors]) -> Tensor:
+        """``(lambda / h - J)^-1 r`` ``(rows, size)`` for the first eigenvalue, a real one."""
+        if not self.whole:
+            return solve(factors[0], r)
+        # With the eigenvector v, dG/dz (v w) = h / lambda (v r): the w of its first stage, where v is one.
+        stretched = self.spectrum.tensor("first", r) * r.unsqueeze(1) * self._plain_step
+        return _solved(factors[0], stretched)[:, 0]
+
+    def _matrix(self, jacobians: Tensor, step: Any) -> Tensor:
+        """``dG/dz`` ``(rows, stages * size, stages * size)`` for the Jacobians ``(rows, stages or 1, size, size)``."""
+        n, _, size, _ = jacobians.shape
+        a = self.spectrum.tensor("a", jacobians)
+        blocks = (step * a)[..., :, None, :, None] * jacobians.permute(0, 2, 1, 3)[:, None]
+        unknowns = self.stages * size
+        return torch.eye(unknowns, dtype=a.dtype, device=a.device) - blocks.reshape(n, unknowns, unknowns)
+
     def correction(self, z: Tensor, factors: Sequence[Factors]) -> Tensor:
         """The Newton correction ``(rows, stages, size)`` for one kept Jacobian."""
         spectrum = self.spectrum
+        if self.whole:
+            return -_solved(factors[0], self.residual(z, self.slopes(z)))
         if self.stages == 1:
             residual = self.slopes(z)[:, 0] - z[:, 0] * (float(spectrum.inverse[0, 0]) / self._column)
             return solve(factors[0], residual).unsqueeze(1)
@@ -170,21 +210,15 @@ class Stages:
 
     def exact(self, z: Tensor, *, graph: bool = False) -> tuple[Tensor, Factors | None]:
         """The residual ``G(z)`` and the factors of the exact ``dG/dz`` at ``z``; None where G has no graph."""
-        n, s, size = z.shape
-        pairs = [
-            linearize(self.term, t, self.base + z[:, i], self.args, self.systems, graph="value" if graph else False)
-            for i, t in enumerate(self.times)
-        ]
-        slopes = torch.stack([rate for rate, _ in pairs], 1)
+        states = [self.base + z[:, i] for i in range(self.stages)]
+        keep: bool | str = "value" if graph else False
+        rates, jacobians = linearize_all(self.term, self.times, states, self.args, self.systems, graph=keep)
+        slopes = torch.stack(rates, 1)
         residual = self.residual(z, slopes)
         if graph and not (residual.requires_grad or transforming()):
             return residual, None
         with torch.no_grad():
-            a = self.spectrum.tensor("a", z)
-            jacobian = torch.stack([jacobian for _, jacobian in pairs], 1)  # (n, j, d, e)
-            blocks = (self._plain_step * a)[..., :, None, :, None] * jacobian.permute(0, 2, 1, 3)[:, None]
-            matrix = torch.eye(s * size, dtype=z.dtype, device=z.device) - blocks.reshape(n, s * size, s * size)
-            return residual, factor(matrix, self.term.stats)
+            return residual, factor(self._matrix(torch.stack(jacobians, 1), self._plain_step), self.term.stats)
 
     @property
     def _plain_step(self) -> Any:
@@ -199,6 +233,14 @@ class Stages:
 
 def _solved(factors: Factors, g: Tensor) -> Tensor:
     return solve(factors, g.reshape(len(g), -1)).reshape(g.shape)
+
+
+def _shifted(jacobian: Tensor, value: float | complex, step: Any) -> Tensor:
+    """``value / h - J``."""
+    matrix = torch.complex(-jacobian, torch.zeros_like(jacobian)) if isinstance(value, complex) else -jacobian
+    shift = value / step
+    matrix.diagonal(dim1=-2, dim2=-1).add_(shift.squeeze(-1) if isinstance(shift, Tensor) and shift.dim() else shift)
+    return matrix
 
 
 def attach(stages: Stages, z: Tensor) -> Tensor:
