@@ -44,6 +44,8 @@ RETURN_BARS = {"pendulum": 1e-10, "kepler": 1e-10, "damped pendulum": 1e-8}
 DOCS = Path(__file__).parents[1] / "docs"
 RESULT, FIGURE = DOCS / "results" / "energy.json", DOCS / "images" / "energy.png"
 
+TITLES = {"kepler": "Kepler's problem", "pendulum": "pendulum", "damped pendulum": "pendulum, damping 0.3"}
+
 Function = Callable[[Tensor], Tensor]
 
 
@@ -235,17 +237,17 @@ def blocks(errors: Tensor, count: int = 60) -> tuple[list[int], list[float]]:
 def figure(curves: dict[str, dict[str, Any]], sizes: dict[str, list[float]]) -> None:
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    fig, axes = plt.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
     for axis, (name, methods) in zip(axes, curves.items(), strict=False):
         for color, (method, (ends, highest)) in zip(PALETTE, methods.items(), strict=False):
             axis.loglog(ends, highest, color=color, label=method)
-        axis.set(title=name, xlabel="step", ylabel="largest energy error so far")
-    axes[0].legend(fontsize=8)
+        axis.set(title=TITLES[name], xlabel="step", ylabel="largest energy error so far")
     for color, (name, states) in zip(PALETTE, sizes.items(), strict=False):
         shown = [x if math.isfinite(x) else math.nan for x in states]
         axes[2].semilogy(range(1, len(shown) + 1), shown, color=color, label=name)
-    axes[2].set(title="damped pendulum", xlabel="step", ylabel="size of the state", ylim=(1e-40, 1e60))
-    axes[2].legend(fontsize=8)
+    axes[2].set(title=TITLES["damped pendulum"], xlabel="step", ylabel="size of the state", ylim=(1e-40, 1e60))
+    for axis in axes:
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, frameon=False)
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(FIGURE, dpi=110)
     plt.close(fig)
@@ -295,6 +297,7 @@ def record(steps: int, return_steps: int, *, write: bool) -> int:
             "orders": orders,
             "returns": [asdict(row) | {"kept": row.kept} for row in backs],
             "damping": [asdict(row) for row in rest],
+            "curves": curves,
         }
         RESULT.parent.mkdir(parents=True, exist_ok=True)
         RESULT.write_text(json.dumps(entry, indent=1) + "\n")

@@ -142,8 +142,10 @@ def _brusselator_diffusion(t: Tensor, y: Tensor) -> Tensor:
 
 
 def relative(method: str) -> str:
-    """The nearest relative in scipy."""
-    return "BDF" if getattr(pathline.METHODS[method], "variable_order", False) else "Radau"
+    """The nearest relative in scipy: BDF for multistep methods, Radau for one-step ones and what switches to them."""
+    solver = pathline.METHODS[method]
+    multistep = getattr(solver, "variable_order", False) and getattr(solver, "implicit", False)
+    return "BDF" if multistep else "Radau"
 
 
 @lru_cache

@@ -230,7 +230,7 @@ class GridClock:
     def judge(self, y0: Tensor, step: Step) -> bool:
         """Every step counts that could be made."""
         if step.failed:
-            self.failure = Status.NEWTON
+            self.failure = getattr(step, "status", None) or Status.NEWTON
             return False
         self.index += 1
         self.t = self.target

@@ -19,6 +19,8 @@ def explain(problem: Problem, result: Result, args: Any) -> str:
     where = _where(problem, result)
     count = f"{stats.steps} steps, {stats.accepted} accepted"
     tail = f"The solution up to t = {result.t1:g} is in `error.solution`."
+    if result.reason and getattr(problem.solver, "whole", False):
+        return f"{result.reason[:1].upper()}{result.reason[1:]} ({count}). {tail}"
     if result.status is Status.NON_FINITE:
         cause = _non_finite(problem, result, args)
         return f"{cause}{where}, after t = {result.t1:g} ({count}). {_cure_non_finite(problem)} {tail}"

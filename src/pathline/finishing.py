@@ -86,11 +86,11 @@ def finish_rows(problem: Problem, kept: Kept, times: Times, args: Any, on_failur
         ts = ends.to(ts.dtype)
     elif times.real is not None:
         valid = valid & times.real
-    rows = kept.rows
+    rows = [_still(leaf, valid) for leaf in kept.rows] if times.real is not None else kept.rows
     if save.fn is not None:
         spec = result.spec
         if spec is None:
-            rows, spec = _mapped_rows(save, structure, ts, kept)
+            rows, spec = _mapped_rows(save, structure, ts, rows[0])
         ys = pytree.tree_unflatten(list(rows), spec)
     else:
         ys = structure.unravel(rows[0])
@@ -128,6 +128,11 @@ def finish_rows(problem: Problem, kept: Kept, times: Times, args: Any, on_failur
             error = ERRORS[next(iter(kinds))] if len(kinds) == 1 else BatchError
             raise error(solution.message, solution, kinds.most_common(1)[0][0])
     return solution
+
+
+def _still(rows: Tensor, valid: Tensor) -> Tensor:
+    """Rows that nobody asked for carry no gradient."""
+    return torch.where(valid.reshape(*valid.shape, *(1,) * (rows.dim() - 2)), rows, rows.detach())
 
 
 def _row_curve(problem: Problem, kept: Kept, args: Any) -> RowPiecewise:
@@ -171,10 +176,9 @@ def _mapped(save: Save, structure: Structure, ts: Tensor, rows: Tensor, n: int) 
     return [_filled(leaf, n) for leaf in leaves], flat[0][1]
 
 
-def _mapped_rows(save: Save, structure: Structure, ts: Tensor, kept: Kept) -> tuple[list[Tensor], Any]:
+def _mapped_rows(save: Save, structure: Structure, ts: Tensor, rows: Tensor) -> tuple[list[Tensor], Any]:
     """``save.fn`` over whole rows; those that were not reached hold a state that was."""
     assert save.fn is not None
-    rows = kept.rows[0]
     lead = (-1,) + (1,) * (rows.dim() - 2)
     values = [
         save.fn(t.to(real_dtype(rows.dtype)).view(lead), structure.unravel(y)) for t, y in zip(ts, rows, strict=True)

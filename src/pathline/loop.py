@@ -101,6 +101,7 @@ class Result:
         spec: the structure of a row of ``Save(fn=...)``.
         suspect: the state or the error estimate of the step that failed.
         dt: the step that an adaptive controller would have tried next.
+        reason: what the solver said of that step.
         event: the numbers of the events that ended the solve.
     """
 
@@ -113,6 +114,7 @@ class Result:
     spec: Any = None
     suspect: Tensor | None = None
     dt: float | None = None
+    reason: str = ""
     event: list[int] = field(default_factory=list)
 
 
@@ -194,6 +196,7 @@ def _march(
             hooks.on_reject(t0, t1, y, step)
             if clock.failure is not None:
                 result.status, result.suspect = clock.failure, _suspect(step)
+                result.reason = step.failed if isinstance(step.failed, str) else ""
                 return
             continue
         if not clock.measures and stats.steps % problem.check_every == 0 and not finite(step.y1):

@@ -130,11 +130,13 @@ def integrate_rows(
     problem.stats.rows = problem.stats.rows or _no_counts(batch, y0.device)
     if batch and bool((host_times[-1] != start).any()):
         exact = host_times if times is None else times
-        before = problem.stats.evaluations
+        calls = term.notes["calls"] = []
         carry = solver.init(term, exact[0], y0, args) if slope is None else slope
         clock = clock_of(problem, exact, y0, args, carry)
-        march = _March(problem, clock, keeper, result, args, record, draws, problem.stats.evaluations - before)
+        march = _March(problem, clock, keeper, result, args, record, draws, calls)
         march.go(y0, None if draws else carry)
+        march.settle()
+        del term.notes["calls"]
     else:
         result.valid = keeper.next
     result.spec = keeper.spec
@@ -157,7 +159,7 @@ class _March:
         args: Any,
         record: bool,
         draws: bool,
-        spent: int,
+        calls: list[Bound],
     ) -> None:
         self.problem, self.clock, self.keeper, self.result, self.args = problem, clock, keeper, result, args
         self.record, self.draws = record, draws
@@ -167,11 +169,11 @@ class _March:
         self.ends: list[tuple[Tensor, Tensor]] = []
         self.accepted = torch.zeros_like(self.samples)
         self.rejected = torch.zeros_like(self.samples)
-        self.evaluations = torch.full_like(self.samples, spent)
+        self.calls = calls
 
     def go(self, y: Tensor, carry: Any) -> None:
         problem, clock, stats = self.problem, self.clock, self.problem.stats
-        count, given = 0, carry
+        count, given = 0, lasting(carry)
         if self.watch is not None:
             self.watch.start(self.term, clock.t, y)
         y, carry, given = self._leave(y, carry, given, clock.done, None)
@@ -181,7 +183,6 @@ class _March:
                 self._leave(y, None, None, clock.failure > 0, None)
                 return
             count += 1
-            before = stats.evaluations
             t0, t1 = clock.t, clock.propose()
             sided, jumped = clock.sided(self.term)
             if jumped:
@@ -206,7 +207,8 @@ class _March:
                 problem.hooks.on_reject(t0, t1, y, step)
             stats.accepted += moved
             stats.rejected += not moved
-            self.evaluations += stats.evaluations - before
+            if len(self.calls) > 64:
+                self.settle()
             self._note_failures(step)
             y, carry, given = self._onward(step, good, y, carry, given)
             if cut is not None:
@@ -263,12 +265,21 @@ class _March:
 
     def _onward(self, step: Step, good: Tensor | None, y: Tensor, carry: Any, given: Any) -> tuple[Tensor, Any, Any]:
         """The states and carries to go on from."""
-        if good is None:
-            return step.y1, step.carry, step.carry
-        again = None if self.draws else getattr(step, "retry", carry)
         after = step.carry
+        if good is None:
+            return step.y1, after, lasting(after)
+        again = None if self.draws else getattr(step, "retry", carry)
         y = torch.where(spread_mask(good, y), step.y1, y)
-        return y, either(good, after, again), either(good, after, given)
+        return y, either(good, after, again), either(good, lasting(after), given)
+
+    def settle(self) -> None:
+        """Count the evaluations since the last time for the samples that they were made for."""
+        rows = self.problem.stats.rows
+        assert rows is not None
+        for term in self.calls:
+            rows.evaluations[slice(None) if term.index is None else term.index] += term.calls
+            term.calls = 0
+        self.calls.clear()
 
     def _note_failures(self, step: Any) -> None:
         failed = self.clock.failure > 0
@@ -305,12 +316,9 @@ class _March:
         whole = samples if index is None else index[samples]
         rows.accepted[whole] += self.accepted[out]
         rows.rejected[whole] += self.rejected[out]
-        rows.evaluations[whole] += self.evaluations[out]
         self.ends.append((samples, y[out]))
         self.samples = self.samples[keep]
-        self.accepted, self.rejected, self.evaluations = (
-            x[keep] for x in (self.accepted, self.rejected, self.evaluations)
-        )
+        self.accepted, self.rejected = self.accepted[keep], self.rejected[keep]
         if not len(keep):
             order = torch.cat([samples for samples, _ in self.ends]).argsort()
             result.y1 = torch.cat([y for _, y in self.ends])[order]
@@ -320,9 +328,7 @@ class _March:
         self.term = self.term.select(keep)
         if self.watch is not None:
             self.watch.select(keep)
-        same = given is carry
-        carry = rows_of(carry, keep)
-        return y[keep], carry, carry if same else rows_of(given, keep)
+        return y[keep], rows_of(carry, keep), rows_of(given, keep)
 
 
 def contribution(

@@ -126,6 +126,7 @@ def solve(
     """
     _refuse_unavailable(clock, compile, on_failure)
     _check_kinds(save, progress, hooks)
+    _check_clock(find_solver(method), clock)
     per_sample = clock == "per-sample"
     structure = Structure(y0, rows=per_sample)
     flat = y0.clone() if structure.plain else structure.ravel(y0)  # nothing inside reaches the caller's tensor
@@ -319,13 +320,20 @@ def _check_args(args: Any, y0: Tensor, per_sample: bool) -> None:
                 )
 
 
-def _check_gradient(solver: Solver, gradient: Any) -> None:
-    offered = getattr(solver, "gradients", None)
-    name = gradient if isinstance(gradient, str) else type(gradient).__name__.lower()
-    if offered is not None and torch.is_grad_enabled() and name in GRADIENTS and name not in offered:
+def _check_clock(solver: Solver, clock: str) -> None:
+    if clock not in getattr(solver, "clocks", (clock,)):
         raise ValueError(
-            f'"{solver.name}" is differentiated by gradient={" or ".join(map(repr, offered))} alone, not by {name!r}. '
-            "Choose that, solve under torch.no_grad(), or take another method."
+            f'"{solver.name}" knows one clock for all samples. Use clock="shared", or another method, such as "bdf".'
+        )
+
+
+def _check_gradient(solver: Solver, gradient: Any) -> None:
+    offered = (*getattr(solver, "gradients", GRADIENTS), *(["backprop"] if getattr(solver, "whole", False) else []))
+    name = gradient if isinstance(gradient, str) else type(gradient).__name__.lower()
+    if torch.is_grad_enabled() and name in GRADIENTS and name not in offered:
+        raise ValueError(
+            f'"{solver.name}" is differentiated by gradient={" or ".join(map(repr, offered))} alone, not by '
+            f"{name!r}. Choose that, solve under torch.no_grad(), or take another method."
         )
 
 

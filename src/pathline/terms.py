@@ -274,6 +274,7 @@ class Bound:
         self.differentiates = False
         self.exact = False
         self.notes: dict[str, Any] = {}
+        self.calls = 0
         self.low: Any = -float("inf")
         self.high: Any = float("inf")
         self._lead = (-1,) + (1,) * (y0.dim() - 1) if structure.plain else (-1,)
@@ -309,8 +310,16 @@ class Bound:
 
     def _with(self, **changed: Any) -> Bound:
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, **changed)
+        other.__dict__.update(self.__dict__, calls=0, **changed)
         return other
+
+    def _count(self) -> None:
+        """One more evaluation; where samples are counted one by one, of those that this term serves."""
+        self.stats.evaluations += 1
+        if self.per_sample and (log := self.notes.get("calls")) is not None:
+            if not self.calls:
+                log.append(self)
+            self.calls += 1
 
     def time(self, t: Time) -> Tensor:
         """The tensor that the field receives: 0-d, or ``(rows, 1, ..., 1)`` (``(rows,)`` for a structured state)."""
@@ -324,7 +333,7 @@ class Bound:
 
     def rate(self, t: Time, y: Tensor, args: Any) -> Tensor:
         """dy/dt of the flat state."""
-        self.stats.evaluations += 1
+        self._count()
         if args is not None:
             args = self.given(args)
         dy = self._differentiating(t, y, args) if self.differentiates else self._plain(t, y, args)
@@ -381,7 +390,7 @@ class Bound:
         return self._half("drift", 1, t, p, args)
 
     def _half(self, name: str, which: int, t: Time, x: Tensor, args: Any) -> Tensor:
-        self.stats.evaluations += 1
+        self._count()
         args = None if args is None else self.given(args)
         function, structure = getattr(self.term, name), self.structure
         state = x if structure.plain else structure.leaf(x, which)
@@ -419,7 +428,7 @@ class Bound:
 
     def contract(self, t: Time, y: Tensor, control: Any, args: Any) -> Tensor:
         """The vector field applied to a control's increment."""
-        self.stats.evaluations += 1
+        self._count()
         args = None if args is None else self.given(args)
         contract = self.term.contract  # pyright: ignore[reportAttributeAccessIssue]
         dy = self.structure.ravel(contract(self.time(t), self.structure.unravel(y), control, args))

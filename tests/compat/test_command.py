@@ -204,19 +204,19 @@ def controlled(adjoint):
     import torchcde
 
     torch.manual_seed(0)
-    x = torch.linspace(0.0, 1.0, 7).unsqueeze(0).unsqueeze(-1) + torch.rand(4, 7, 2)
+    x = torch.linspace(0.0, 1.0, 7).unsqueeze(0).unsqueeze(-1) + torch.rand(4, 7, 2).double()
     control = torchcde.CubicSpline(torchcde.hermite_cubic_coefficients_with_backward_differences(x))
 
     class Field(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.linear = torch.nn.Linear(3, 6)
+            self.linear = torch.nn.Linear(3, 6).double()
 
         def forward(self, t, z):
             return torch.tanh(self.linear(z)).view(*z.shape[:-1], 3, 2)
 
     field = Field()
-    z0 = torch.rand(4, 3, requires_grad=True)
+    z0 = torch.rand(4, 3).double().requires_grad_()
     options = {"jump_t": control.grid_points} if adjoint else {}
     z = torchcde.cdeint(
         X=control,

@@ -281,14 +281,15 @@ def _moved(history: History, t0: Time, t1: Time) -> History:
     length = _length(t0, t1, history.differences)
     with torch.no_grad():
         # Equal steps differ by the rounding of their ends.
-        noise = 4 * np.finfo(float).eps * torch.as_tensor(t1, dtype=torch.float64).abs().max()
-        same = (length - history.length).abs() <= noise.to(length.device) + 1e-14 * length.abs()
+        end = torch.as_tensor(t1, dtype=torch.float64, device=length.device).abs()
+        same = (length - history.length).abs() <= 1e-15 * end + 1e-14 * length.abs()
         if bool(same.all()):
             return history
     factor = torch.where(same, torch.ones_like(length), length / history.length)
-    grid = _regrid(factor, history.order).to(history.differences.dtype)
+    grid = _regrid(factor, history.order)
+    grid = torch.where(same.reshape(-1, 1, 1), torch.eye(KEPT, dtype=grid.dtype, device=grid.device), grid)
     return history._replace(
-        differences=grid @ history.differences,
+        differences=grid.to(history.differences.dtype) @ history.differences,
         length=torch.where(same, history.length, length),
         made=torch.where(same, history.made, 0),
     )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Up to so many vector-Jacobian products are made one by one, more of them in one batch.
 FEW = 2
+#: On the per-sample clock, Jacobians of systems of up to so many unknowns are made of as many copies of each row.
+SMALL = 8
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,10 @@ def linearize_all(
         pairs = [alone(term, t, z, args, systems, graph) for t, z in zip(times, zs, strict=True)]
         return [rate for rate, _ in pairs], [jacobian for _, jacobian in pairs]
 
+    if not graph and term.per_sample and len(zs) == 1 and systems.size <= SMALL:
+        rate, jacobian = _copied(term, times[0], zs[0], args, systems)
+        return [rate], [jacobian]
+
     def at(xs: Sequence[Tensor]) -> list[Tensor]:
         return [systems.flat(term.rate(t, systems.state(x), args)) for t, x in zip(times, xs, strict=True)]
 
@@ -160,6 +166,28 @@ def linearize_all(
         rates = at(xs)
         jacobians = _rows(term, rates, xs, graph=False)
     return [rate.detach() for rate in rates], jacobians
+
+
+def _copied(term: Bound, t: Time, z: Tensor, args: Any, systems: Systems) -> tuple[Tensor, Tensor]:
+    """The same on the per-sample clock, where rows do not mix: one backward pass, a copy of each row for each component."""
+    n, size = z.shape
+    copies = repeated(term, n, size)
+    with _recording([z.repeat_interleave(size, 0)]) as (x,):
+        times = t.repeat_interleave(size) if isinstance(t, Tensor) else t
+        rate = systems.flat(copies.rate(times, systems.state(x), args))
+        weights = torch.eye(size, dtype=rate.dtype, device=rate.device).repeat(n, 1).unsqueeze(0)
+        (jacobian,) = _pull_back(term, [rate], [x], weights, graph=False)
+    return rate.detach()[::size], jacobian.reshape(n, size, size)
+
+
+def repeated(term: Bound, rows: int, copies: int) -> Bound:
+    """The term of a batch in which each row stands ``copies`` times, one behind the other."""
+    known = term.__dict__.get("copies", {}).get(copies)
+    if known is None or known[0] is not term or known[1] != rows:
+        index = torch.arange(rows, device=term.device).repeat_interleave(copies)
+        known = term, rows, term.select(index)
+        term.__dict__["copies"] = {**term.__dict__.get("copies", {}), copies: known}
+    return known[2]
 
 
 @contextlib.contextmanager

@@ -39,7 +39,8 @@ class Scipy:
     Example:
         >>> import torch, pathline
         >>> y0 = torch.ones(1, dtype=torch.float64)
-        >>> y1 = pathline.solve(lambda t, y: -y, y0, (0.0, 1.0), method=pathline.Scipy("Radau")).y1
+        >>> method, gradient = pathline.Scipy("Radau"), "adjoint"
+        >>> y1 = pathline.solve(lambda t, y: -y, y0, (0.0, 1.0), method=method, gradient=gradient).y1
         >>> bool((y1 - torch.tensor(-1.0).double().exp()).abs() < 1e-5)
         True
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline.solvers.jacobians import Systems, linearize_all, transforming
+from pathline.solvers.jacobians import Systems, linearize_all, repeated, transforming
 from pathline.solvers.linear import Factors, factor, solve
 
 if TYPE_CHECKING:
@@ -139,9 +139,8 @@ class Stages:
 
     @cached_property
     def _repeated(self) -> tuple[Bound, Tensor]:
-        rows = torch.arange(len(self.base), device=self.base.device).repeat_interleave(len(self.times))
         times = torch.stack([torch.as_tensor(t) for t in self.times], 1).reshape(-1)
-        return self.term.select(rows), times
+        return repeated(self.term, len(self.base), len(self.times)), times
 
     def select(self, index: Tensor) -> Stages:
         """The equations of some rows, on the per-sample clock."""
