@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.compat import compat
 from benchmarks.environment import environment, installed
 from benchmarks.rows import Row
 from benchmarks.startup import startup
 from benchmarks.training import PEER, modes, training
 
-SECTIONS = {"training": training, "modes": modes, "startup": startup}
-NEEDS = {"training": PEER, "modes": PEER}
+SECTIONS = {"training": training, "modes": modes, "compat": compat, "startup": startup}
+NEEDS = {"training": PEER, "modes": PEER, "compat": PEER}
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "benchmarks.json"
 
 

@@ -2,7 +2,8 @@
 
 ``{methods}`` lists the registry of solvers (or those of a ``:kind:``), ``{experiments}`` the published systems,
 ``{results} NAME`` the committed numbers of one of them, ``{command} ARGUMENTS`` what the command line prints,
-``{enright-pryce}`` and ``{stiff}`` the accuracy on record and ``{benchmarks} SECTION`` the speed.
+``{enright-pryce}`` and ``{stiff}`` the accuracy on record, ``{energy} SECTION`` what is preserved, and
+``{benchmarks} SECTION`` the speed.
 """
 
 from __future__ import annotations
@@ -173,6 +174,70 @@ def enright_pryce_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list
     return head, body
 
 
+class Energy(SphinxDirective):
+    """What structure-preserving methods preserve: ``energy`` over many steps, or the ``returns`` by inverse steps."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        path = RESULTS / "energy.json"
+        self.env.note_dependency(str(path))
+        head, rows = energy_table(json.loads(path.read_text(encoding="utf-8")), self.arguments[0])
+        return [table(head, rows, numeric=range(2, len(head) - 1))]
+
+
+def energy_table(record: dict[str, Any], section: str) -> tuple[list[str], list[list[str]]]:
+    if section == "returns":
+        head = ["system", "method", "steps", "size where it turned", "distance from the start", "bar", ""]
+        return head, [
+            [
+                row["system"],
+                f"`{row['method']}`",
+                str(row["steps"]),
+                f"{row['reached']:.1g}",
+                f"{row['missed']:.1g}",
+                "" if row["bar"] is None else f"≤ {row['bar']:.0e}",
+                "" if row["bar"] is None else "kept" if row["kept"] else "missed",
+            ]
+            for row in record["returns"]
+        ]
+    head = ["system", "method", "step", "first tenth", "last tenth", "order", ""]
+    rows = []
+    for row in record["energy"]:
+        order = record["orders"][f"{row['system']} {row['method']}"]
+        errors = [f"{row['step']:g}", f"{row['first']:.2g}", f"{row['last']:.2g}", f"{order:.2f}"]
+        rows.append([row["system"], f"`{row['method']}`", *errors, "bounded" if row["bounded"] else "grows"])
+    return head, rows
+
+
+class Stiff(SphinxDirective):
+    """The stiff set at one tolerance, method by method, with scipy's nearest relative on the same row."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        path = RESULTS / "stiff.json"
+        self.env.note_dependency(str(path))
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        head, body = stiff_table(rows, float(self.arguments[0]))
+        return [table(head, body, numeric=range(2, len(head) - 1))]
+
+
+def stiff_table(rows: Sequence[dict[str, Any]], rtol: float) -> tuple[list[str], list[list[str]]]:
+    head = ["problem", "method", "error", "steps", "evaluations", "Jacobians", "factorisations", "", "scipy"]
+    body = []
+    for row in (row for row in rows if row["rtol"] == rtol):
+        costs = [pair(row, key) for key in ("steps", "evaluations", "jacobians", "factorizations")]
+        end = {"PASS": "kept", "MISS": "missed"}[row["verdict"]] if row["status"] == "success" else row["status"]
+        errors = f"{row['ours']['error']:.2g} / {row['theirs']['error']:.2g}"
+        body.append([row["problem"], f"`{row['method']}`", errors, *costs, end, row["peer"].removeprefix("scipy ")])
+    return head, body
+
+
+def pair(row: dict[str, Any], key: str) -> str:
+    return f"{row['ours'][key]} / {row['theirs'][key]}"
+
+
 class Benchmarks(SphinxDirective):
     """The recorded times of one section of the benchmarks, with their bars."""
 
@@ -218,5 +283,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("results", Results)
     app.add_directive("command", Command)
     app.add_directive("enright-pryce", EnrightPryce)
+    app.add_directive("energy", Energy)
+    app.add_directive("stiff", Stiff)
     app.add_directive("benchmarks", Benchmarks)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -23,11 +23,13 @@ _HOMES = {
     "pathline.solving": ("solve",),
     "pathline.stats": ("Stats",),
     "pathline.status": (
+        "BatchError",
         "MaxStepsError",
         "NewtonError",
         "NonFiniteError",
         "SolveError",
         "Status",
+        "Statuses",
         "StepSizeUnderflow",
         "ZenoError",
     ),
@@ -51,11 +53,13 @@ if TYPE_CHECKING:
     from pathline.solving import solve
     from pathline.stats import Stats
     from pathline.status import (
+        BatchError,
         MaxStepsError,
         NewtonError,
         NonFiniteError,
         SolveError,
         Status,
+        Statuses,
         StepSizeUnderflow,
         ZenoError,
     )
@@ -69,6 +73,7 @@ __all__ = [
     "PID",
     "Adjoint",
     "Backprop",
+    "BatchError",
     "Checkpointed",
     "Event",
     "EventRecord",
@@ -89,6 +94,7 @@ __all__ = [
     "SolveError",
     "Stats",
     "Status",
+    "Statuses",
     "StepSizeUnderflow",
     "Sum",
     "Tableau",

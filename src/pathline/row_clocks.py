@@ -1,7 +1,8 @@
-"""Clocks for the per-sample clock: every sample its own time and step, as float64 tensors ``(rows,)``.
+"""Clocks for the per-sample clock: every sample its own time and step.
 
-The arithmetic is that of the shared clock, row by row, so that a sample takes the steps that it would take alone. Rows
-are the samples that are still active; `select` drops the others.
+The arithmetic is that of the shared clock, row by row, so that a sample takes the steps that it would take alone; like
+there it is done on the host, in numpy arrays ``(rows,)``. Rows are the samples that are still active; `select` drops
+the others.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,23 +31,30 @@ _SUCCESS, _UNDERFLOW, _NON_FINITE, _NEWTON = (
 )
 
 
+Array = np.ndarray[Any, Any]
+
+
 class RowGrid:
     """Fixed steps: every step counts; a sample is done after its own number of them.
 
     Args:
         steps: ``(rows,)``, their numbers.
         at: ``at(k)``, the times of all samples before step ``k``, ``(batch,)``; a sample past its end stays there.
+
+    Attributes:
+        t: the times reached, ``(rows,)``; with derivatives where those are wanted.
+        done, failure: which samples are at their end, and why a sample cannot go on (an index of `CODES`).
     """
 
     measures = False
 
     def __init__(self, steps: Tensor, at: Callable[[int], Tensor]) -> None:
-        self.steps, self.at = steps, at
+        self.steps, self.at = steps.cpu().numpy(), at
         self.index: Tensor | None = None
         self.k = 0
         self.t = at(0)
-        self.done: Tensor = torch.eq(steps, 0)
-        self.failure = torch.zeros_like(steps)
+        self.done: Array = self.steps == 0
+        self.failure: Array = np.zeros_like(self.steps)
 
     def times(self, k: int, index: Tensor | None) -> Tensor:
         """The times before step ``k`` of some samples."""
@@ -56,33 +65,33 @@ class RowGrid:
         self.target = self.times(self.k + 1, self.index)
         return self.target
 
-    def judge(self, y0: Tensor, step: Step) -> Tensor | None:
+    def judge(self, y0: Tensor, step: Step) -> Array | None:
         """Every finite step counts; None says all of them."""
         self.k += 1
-        with torch.no_grad():
-            finite = torch.isfinite(step.y1.reshape(len(y0), -1)).all(1)
-            failed = _mask(step.failed, finite)
-            good = finite & ~failed
-            self.done = torch.eq(self.steps, self.k)
-            if bool(good.all()):
-                self.t = self.target
-                return None
-            self.failure = torch.where(good, _SUCCESS, torch.where(failed, _NEWTON, _NON_FINITE))
-            self.t = torch.where(good, self.target, self.t)
+        finite = _finite_rows(step.y1)
+        failed = _mask(step.failed, len(y0))
+        good = finite & ~failed
+        self.done = self.steps == self.k
+        if good.all():
+            self.t = self.target
+            return None
+        self.failure = np.where(good, _SUCCESS, np.where(failed, _NEWTON, _NON_FINITE))
+        self.t = torch.where(torch.from_numpy(good).to(self.t.device), self.target, self.t)
         return good
 
     def sided(self, term: Bound) -> tuple[Bound, bool]:
         """Fixed steps know no jumps."""
         return term, False
 
-    def select(self, keep: Tensor) -> None:
+    def select(self, rows: Array, keep: Tensor) -> None:
         """Drop all other rows."""
         self.index = keep if self.index is None else self.index[keep]
-        self.steps, self.t, self.done, self.failure = (x[keep] for x in (self.steps, self.t, self.done, self.failure))
+        self.t = self.t[keep]
+        self.steps, self.done, self.failure = self.steps[rows], self.done[rows], self.failure[rows]
 
 
 class RowPID:
-    """Adaptive steps, one clock a sample."""
+    """Adaptive steps, one clock a sample; the attributes are those of `RowGrid`."""
 
     measures = True
 
@@ -90,134 +99,146 @@ class RowPID:
         self.config, self.solver, self.term = config, setting.solver, setting.term
         self.tolerance = setting.term.tolerance or Tolerance(0.0, 1.0, per_sample=True)
         self.t: Tensor = setting.times[0].detach().double()
-        self.end: Tensor = setting.times[-1].detach().double()
-        self.sign = torch.where(self.end >= self.t, 1.0, -1.0).to(self.t)
-        self.done = self.t == self.end
-        self.failure = torch.zeros_like(self.t, dtype=torch.long)
+        self.device = self.t.device
+        self.now: Array = self.t.cpu().numpy()
+        self.end: Array = setting.times[-1].detach().double().cpu().numpy()
+        self.sign = np.where(self.end >= self.now, 1.0, -1.0)
+        self.done: Array = self.now == self.end
+        self.failure: Array = np.zeros(len(self.now), dtype=np.int64)
         self.stops, self.jumps = self._stops()
         self.gains = config.gains(setting.solver)
         self.exponent: Any = 1.0 / ((setting.solver.embedded_order or 0) + 1)
         self.deadband = getattr(setting.solver, "deadband", 1.0)
         self.max_step, self.min_step = float(config.max_step or math.inf), float(config.min_step or 0.0)
-        self.before = self.last = torch.ones_like(self.t)
-        self.rejected = torch.zeros_like(self.done)
-        self.hopeless = torch.zeros_like(self.done)
-        self.dt = self._first_step(y0, args, carry).clamp(self.min_step, self.max_step)
-        self.resolution = 10 * _ulp(self.dt)
-        self.target = self.t
+        self.before = self.last = np.ones_like(self.now)
+        self.rejected = np.zeros_like(self.done)
+        self.hopeless = np.zeros_like(self.done)
+        first = self._first_step(y0, args, carry).cpu().numpy()
+        self.dt = np.clip(first, self.min_step, self.max_step)
+        self.resolution = 10 * np.spacing(self.dt)
+        self.target = self.now
 
-    def _stops(self) -> tuple[Tensor | None, Tensor | None]:
+    def _stops(self) -> tuple[Array | None, Array | None]:
         """``(rows, stops)``, the times to hit in the order they come, the end last; and which of them are jumps."""
-        hits, jumps = (_columns(x, self.t) for x in (self.config.must_hit, self.config.jumps))
-        if hits is None and jumps is None:
-            return None, None
+        hits, jumps = (_columns(x, len(self.now)) for x in (self.config.must_hit, self.config.jumps))
         given = [x for x in (hits, jumps) if x is not None]
-        ahead = torch.cat([*given, self.end[:, None]], dim=1) * self.sign[:, None]
-        inside = (ahead > (self.t * self.sign)[:, None]) & (ahead <= (self.end * self.sign)[:, None])
-        stops = torch.where(inside, ahead, math.inf).sort(dim=1).values
-        return stops, jumps
+        if not given:
+            return None, None
+        ahead = np.concatenate([*given, self.end[:, None]], axis=1) * self.sign[:, None]
+        inside = (ahead > (self.now * self.sign)[:, None]) & (ahead <= (self.end * self.sign)[:, None])
+        return np.sort(np.where(inside, ahead, np.inf), axis=1), jumps
 
     # --- proposing
 
     def propose(self) -> Tensor:
         """The ends of the next steps: the stops ahead, or steps of the chosen lengths."""
-        stop = self.end
+        now, stop = self.now, self.end
         if self.stops is not None:
-            place = torch.searchsorted(self.stops, (self.t * self.sign)[:, None], right=True)
-            stop = self.stops.gather(1, place)[:, 0] * self.sign
-        left = (stop - self.t).abs()
+            place = (self.stops <= (now * self.sign)[:, None]).sum(1)
+            stop = self.stops[np.arange(len(now)), place] * self.sign
+        left = np.abs(stop - now)
         # Within a hundredth of the stop the step is stretched to it: a sliver would cost as much as a step.
         reached = (self.dt >= left * 0.99) & (left <= self.max_step)
-        target = torch.where(reached, stop, self.t + self.sign * self.dt)
-        self.target = torch.where(target == self.t, torch.nextafter(self.t, stop), target)
-        return self.target
+        target = np.where(reached, stop, now + self.sign * self.dt)
+        self.target = np.where(target == now, np.nextafter(now, stop), target)
+        return torch.from_numpy(self.target).to(self.device)
 
     def sided(self, term: Bound) -> tuple[Bound, bool]:
         """The term that sees its own side of a jump only, and whether a step starts at one."""
         if self.jumps is None:
             return term, False
-        starts, ends = ((self.jumps == x[:, None]).any(1) for x in (self.t, self.target))
-        if not bool((starts | ends).any()):
+        starts, ends = ((self.jumps == x[:, None]).any(1) for x in (self.now, self.target))
+        if not (starts | ends).any():
             return term, False
-        t, target = self.t.to(term.dtype), self.target.to(term.dtype)
-        first = torch.where(starts, torch.nextafter(t, target), t).double()
-        last = torch.where(ends, torch.nextafter(target, t), target).double()
+        both = torch.from_numpy(np.stack([self.now, self.target])).to(self.device, term.dtype)
+        t, target = both[0], both[1]
+        starts_at, ends_at = (torch.from_numpy(x).to(self.device) for x in (starts, ends))
+        first = torch.where(starts_at, torch.nextafter(t, target), t).double()
+        last = torch.where(ends_at, torch.nextafter(target, t), target).double()
         return term.between(torch.minimum(first, last), torch.maximum(first, last)), bool(starts.any())
 
     # --- judging
 
     @torch.no_grad()
-    def judge(self, y0: Tensor, step: Step) -> Tensor | None:
+    def judge(self, y0: Tensor, step: Step) -> Array | None:
         """Compare the error estimates with the tolerance, choose the next lengths; None says that every step counts."""
         config = self.config
-        h = (self.target - self.t).abs()
+        h = np.abs(self.target - self.now)
         ratio = self._ratio(y0, step)
-        failed = _mask(step.failed, self.done)
-        ratio = torch.where(failed, math.inf, ratio)
+        failed = None if step.failed is None or step.failed is False else _mask(step.failed, len(h))
+        if failed is not None:
+            ratio = np.where(failed, np.inf, ratio)
         accept = ratio <= 1.0
         if config.force_min_step:
-            accept |= (h <= self.min_step * (1 + 1e-9)) & torch.isfinite(ratio)
+            accept |= (h <= self.min_step * (1 + 1e-9)) & np.isfinite(ratio)
         exponent = getattr(step, "exponent", None)
-        exponent = self.exponent if exponent is None else exponent
-        every = bool(accept.all())
-        grown = self._grown(h, ratio, exponent, step)
-        if every:
-            self.before, self.last, self.dt = self.last, ratio.clamp(min=1e-10), grown
-            self.t, self.rejected = self.target, torch.zeros_like(accept)
-        else:
-            self.before = torch.where(accept, self.last, self.before)
-            self.last = torch.where(accept, ratio.clamp(min=1e-10), self.last)
-            shrunk = self._shrunk(h, ratio, exponent, accept, failed, step)
-            self.dt = torch.where(accept, grown, shrunk)
-            self.t = torch.where(accept, self.target, self.t)
-            self.rejected = ~accept
-        self.done = self.t == self.end
-        return None if every else accept
+        exponent = self.exponent if exponent is None else _numbers(exponent)
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            grown = self._grown(h, ratio, exponent, step)
+            kept = np.maximum(ratio, 1e-10)
+            if accept.all():
+                self.before, self.last, self.dt = self.last, kept, grown
+                self.now, self.rejected = self.target, np.zeros_like(accept)
+                self.done = self.now == self.end
+                self.t = torch.from_numpy(self.now).to(self.device)
+                return None
+            self.before = np.where(accept, self.last, self.before)
+            self.last = np.where(accept, kept, self.last)
+            self.dt = np.where(accept, grown, self._shrunk(h, ratio, exponent, accept, failed, step))
+        self.now = np.where(accept, self.target, self.now)
+        self.rejected = ~accept
+        self.done = self.now == self.end
+        self.t = torch.from_numpy(self.now).to(self.device)
+        return accept
 
-    def _grown(self, h: Tensor, ratio: Tensor, exponent: Any, step: Step) -> Tensor:
+    def _grown(self, h: Array, ratio: Array, exponent: Any, step: Step) -> Array:
         config = self.config
         factor = getattr(step, "factor", None)
-        factor = self._factor(ratio, exponent) if factor is None else torch.as_tensor(factor).to(h)
-        factor = torch.where(self.rejected, factor.clamp(max=1.0), factor)
+        factor = self._factor(ratio, exponent) if factor is None else np.broadcast_to(_numbers(factor), h.shape)
+        factor = np.where(self.rejected, np.minimum(factor, 1.0), factor)
         if self.deadband > 1.0:
-            factor = torch.where((factor >= 1.0) & (factor < self.deadband), 1.0, factor)
-        # A step that a stop cut short says little: the length before the cut stands.
-        cut = torch.maximum(h * factor, torch.minimum(self.dt, h * config.grow))
-        return torch.where(h >= self.dt * 0.99, h * factor, cut).clamp(self.min_step, self.max_step)
+            factor = np.where((factor >= 1.0) & (factor < self.deadband), 1.0, factor)
+        grown = h * factor
+        short = h < self.dt * 0.99
+        if short.any():
+            # A step that a stop cut short says little: the length before the cut stands.
+            grown = np.where(short, np.maximum(grown, np.minimum(self.dt, h * config.grow)), grown)
+        return np.clip(grown, self.min_step, self.max_step)
 
-    def _shrunk(self, h: Tensor, ratio: Tensor, exponent: Any, accept: Tensor, failed: Tensor, step: Step) -> Tensor:
+    def _shrunk(self, h: Array, ratio: Array, exponent: Any, accept: Array, failed: Array | None, step: Step) -> Array:
         config = self.config
-        finite = torch.isfinite(ratio)
-        factor = (config.safety * ratio**-exponent).clamp(config.shrink, 1.0)
-        factor = torch.where(finite, factor, config.shrink)
-        floor = torch.maximum(10 * _ulp(self.t), self.resolution).clamp(min=self.min_step)
+        finite = np.isfinite(ratio)
+        factor = np.clip(config.safety * ratio**-exponent, config.shrink, 1.0)
+        factor = np.where(finite, factor, config.shrink)
+        floor = np.maximum(np.maximum(10 * np.spacing(np.abs(self.now)), self.resolution), self.min_step)
         stuck = ~accept & ((h <= floor * (1 + 1e-9)) | self.hopeless)
-        if bool(stuck.any()):
+        if stuck.any():
             # A finite state with an infinite ratio is the tolerance's doing, not the field's.
-            tight = finite | torch.isfinite(step.y1.reshape(len(h), -1)).all(1)
-            why = torch.where(failed, _NEWTON, torch.where(tight, _UNDERFLOW, _NON_FINITE))
-            self.failure = torch.where(stuck, why, self.failure)
-        return torch.maximum(h * factor.clamp(max=0.999), floor)
+            why = np.where(finite | _finite_rows(step.y1), _UNDERFLOW, _NON_FINITE)
+            why = why if failed is None else np.where(failed, _NEWTON, why)
+            self.failure = np.where(stuck, why, self.failure)
+        return np.maximum(h * np.minimum(factor, 0.999), floor)
 
-    def _factor(self, ratio: Tensor, k: Any) -> Tensor:
+    def _factor(self, ratio: Array, k: Any) -> Array:
         config, (p, i, d) = self.config, self.gains
         factor = config.safety * ratio ** -((p + i + d) * k)
         if p + 2 * d:
             factor = factor * self.last ** ((p + 2 * d) * k)
         if d:
             factor = factor * self.before ** -(d * k)
-        return factor.clamp(config.shrink, config.grow)  # a ratio of zero gives infinity here, so `grow`
+        return np.clip(factor, config.shrink, config.grow)  # a ratio of zero gives infinity here, so `grow`
 
-    def _ratio(self, y0: Tensor, step: Step) -> Tensor:
+    def _ratio(self, y0: Tensor, step: Step) -> Array:
         error = step.error
         if error is None:
-            return torch.zeros_like(self.t)
+            return np.zeros_like(self.now)
         scale = self.tolerance.scale(y0, step.y1)
         if isinstance(error, Tensor):
-            return self._norm(error / scale)
+            return self._norm(error / scale).cpu().numpy()
         # Estimates of orders 5 and 3 combine to one that falls like h^8 (Hairer, Norsett, Wanner, II.10).
-        fine, coarse = (self._norm(e / scale) for e in error)
-        return torch.where(fine == 0, fine, fine * fine / torch.hypot(fine, 0.1 * coarse))
+        fine, coarse = (self._norm(e / scale).cpu().numpy() for e in error)
+        with np.errstate(invalid="ignore"):
+            return np.where(fine == 0, fine, fine * fine / np.hypot(fine, 0.1 * coarse))
 
     def _norm(self, scaled: Tensor) -> Tensor:
         if self.config.norm is None:
@@ -234,7 +255,7 @@ class RowPID:
 
     @torch.no_grad()
     def _first_step(self, y0: Tensor, args: Any, carry: Any) -> Tensor:
-        span = (self.end - self.t).abs()
+        span, sign = (torch.from_numpy(x).to(self.device) for x in (np.abs(self.end - self.now), self.sign))
         given = self.config.first_step
         if given is not None:
             return torch.minimum(torch.as_tensor(given, dtype=span.dtype, device=span.device).expand_as(span), span)
@@ -247,52 +268,58 @@ class RowPID:
         scale = self.tolerance.scale(y0, y0)
         d0, d1 = self._norm(y0 / scale), self._norm(f0 / scale)
         known = torch.isfinite(d1)
-        self.hopeless = ~torch.isfinite(f0.reshape(len(f0), -1)).all(1)  # no step from here can be finite
+        self.hopeless = ~_finite_rows(f0)  # no step from here can be finite
         h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
         h0 = torch.minimum(torch.where(known, h0, 1e-6), span)
-        f1 = self.term.rate(self.t + self.sign * h0, y0 + spread(self.sign * h0, y0) * f0, args)
+        f1 = self.term.rate(self.t + sign * h0, y0 + spread(sign * h0, y0) * f0, args)
         d2 = self._norm((f1 - f0) / scale) / h0
         steepest = torch.maximum(d1, d2)
         h1 = torch.where(steepest <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / steepest) ** self.exponent)
         first = torch.minimum(torch.minimum(100 * h0, h1), span)
-        return torch.where(torch.isfinite(steepest), first, torch.where(self.hopeless, span, h0))
+        hopeless = torch.from_numpy(self.hopeless).to(self.device)
+        return torch.where(torch.isfinite(steepest), first, torch.where(hopeless, span, h0))
 
-    def select(self, keep: Tensor) -> None:
+    def select(self, rows: Array, keep: Tensor) -> None:
         """Drop all other rows."""
         self.term, self.tolerance = self.term.select(keep), self.tolerance.select(keep)
         for name in _ROWS:
             value = getattr(self, name)
             if value is not None:
-                setattr(self, name, value[keep])
+                setattr(self, name, value[rows])
+        self.t = torch.from_numpy(self.now).to(self.device)
 
 
 _ROWS = (
-    *("t", "end", "sign", "done", "failure", "stops", "jumps", "before", "last", "rejected", "hopeless", "dt"),
+    *("now", "end", "sign", "done", "failure", "stops", "jumps", "before", "last", "rejected", "hopeless", "dt"),
     *("resolution", "target"),
 )
 
 
-def _columns(times: Sequence[float] | Tensor | None, like: Tensor) -> Tensor | None:
+def _columns(times: Sequence[float] | Tensor | None, rows: int) -> Array | None:
     """``(rows, n)`` of times that all samples share, ``(n,)``, or that are each one's own, ``(n, batch)``."""
     if times is None or len(times) == 0:
         return None
-    given = torch.as_tensor(times, dtype=like.dtype, device=like.device).detach()
-    if given.dim() == 1:
-        return given.expand(len(like), -1)
-    if given.dim() != 2 or given.shape[1] != len(like):
+    given = torch.as_tensor(times, dtype=torch.float64).detach().cpu().numpy()
+    if given.ndim == 1:
+        return np.broadcast_to(given, (rows, len(given)))
+    if given.ndim != 2 or given.shape[1] != rows:
         raise ValueError(
-            f"Times to hit are `(n,)` for all samples or `(n, batch)`; they have shape {tuple(given.shape)} for "
-            f"{len(like)} samples."
+            f"Times to hit are `(n,)` for all samples or `(n, batch)`; they have shape {given.shape} for {rows} "
+            "samples."
         )
-    return given.T.contiguous()
+    return np.ascontiguousarray(given.T)
 
 
-def _mask(failed: Any, like: Tensor) -> Tensor:
+def _mask(failed: Any, rows: int) -> Array:
     if isinstance(failed, Tensor):
-        return failed
-    return torch.full_like(like, bool(failed), dtype=torch.bool)
+        return failed.cpu().numpy()
+    return np.full(rows, bool(failed))
 
 
-def _ulp(t: Tensor) -> Tensor:
-    size = t.abs()
-    return torch.nextafter(size, torch.full_like(size, math.inf)) - size
+def _numbers(x: Any) -> Any:
+    return x.detach().double().cpu().numpy() if isinstance(x, Tensor) else x
+
+
+@torch.no_grad()
+def _finite_rows(y: Tensor) -> Array:
+    return torch.isfinite(y.reshape(len(y), -1)).all(1).cpu().numpy()

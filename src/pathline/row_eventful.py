@@ -170,7 +170,7 @@ class _Rounds:
         self._take(kept, samples, part, low, high, until)
         y, code = kept.y1, result.code
         self.start[samples] = result.t1
-        self.count[samples] += len(result.pieces)  # an upper bound of a sample's steps
+        self.count[samples] += result.tries  # an upper bound of a sample's steps
         self.step[samples] = torch.where(result.dt > 0, result.dt, self.step[samples])
         self.fresh[samples] = torch.where(result.event > 0, result.event, 0)
         start = result.t1 if moving is None else torch.where((code == 0), moving[-1], result.t1)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from pathline import _random
 from pathline.controllers import Setting
 from pathline.hooks import Hooks
 from pathline.row_clocks import CODES, RowGrid, RowPID
-from pathline.row_saving import Due, RowKeeper, inside, shorten
+from pathline.row_saving import Due, RowKeeper, Window, inside, shorten
 from pathline.solvers.base import either, lasting, rows_of, spread_mask
 from pathline.stats import RowStats
 from pathline.status import Status
@@ -79,6 +80,7 @@ class RowResult:
         valid: ``(batch,)``, how many of its times a sample reached.
         dt: ``(batch,)``, the step that would have come next.
         suspect: samples with the state or the error estimate of the step that failed.
+        tries: how many steps were tried.
     """
 
     code: Tensor
@@ -92,6 +94,7 @@ class RowResult:
     pieces: list[RowPiece] = field(default_factory=list)
     spec: Any = None
     suspect: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    tries: int = 0
 
 
 def clock_of(problem: Problem, times: Tensor, y0: Tensor, args: Any, carry: Any) -> RowGrid | RowPID:
@@ -131,12 +134,14 @@ def integrate_rows(
     if batch and bool((host_times[-1] != start).any()):
         exact = host_times if times is None else times
         calls = term.notes["calls"] = []
-        carry = solver.init(term, exact[0], y0, args) if slope is None else slope
-        clock = clock_of(problem, exact, y0, args, carry)
-        march = _March(problem, clock, keeper, result, args, record, draws, calls)
-        march.go(y0, None if draws else carry)
-        march.settle()
-        del term.notes["calls"]
+        try:
+            carry = solver.init(term, exact[0], y0, args) if slope is None else slope
+            clock = clock_of(problem, exact, y0, args, carry)
+            march = _March(problem, clock, keeper, result, args, record, draws, calls)
+            march.go(y0, None if draws else carry)
+            march.settle()
+        finally:
+            del term.notes["calls"]
     else:
         result.valid = keeper.next
     result.spec = keeper.spec
@@ -167,9 +172,13 @@ class _March:
         self.samples = keeper.samples
         self.watch = None if problem.watch is None else problem.watch.rows(problem, args)
         self.ends: list[tuple[Tensor, Tensor]] = []
-        self.accepted = torch.zeros_like(self.samples)
-        self.rejected = torch.zeros_like(self.samples)
+        self.numbers = self.samples.cpu().numpy()
+        self.accepted = np.zeros_like(self.numbers)
+        self.rejected = np.zeros_like(self.numbers)
         self.calls = calls
+        save, free = problem.save, getattr(problem.solver, "free_dense", False)
+        later = free and not (record or save.steps or save.dense or self.watch is not None)
+        self.window = Window(keeper, clock.t.detach().double()) if later else None
 
     def go(self, y: Tensor, carry: Any) -> None:
         problem, clock, stats = self.problem, self.clock, self.problem.stats
@@ -179,9 +188,9 @@ class _March:
         y, carry, given = self._leave(y, carry, given, clock.done, None)
         while len(self.samples):
             if count == problem.max_steps:
-                clock.failure = torch.full_like(clock.failure, _MAX_STEPS)
+                clock.failure = np.full_like(clock.failure, _MAX_STEPS)
                 self._leave(y, None, None, clock.failure > 0, None)
-                return
+                break
             count += 1
             t0, t1 = clock.t, clock.propose()
             sided, jumped = clock.sided(self.term)
@@ -192,33 +201,71 @@ class _March:
             step: Any = problem.solver.step(sided, t0, t1, y, self.args, carry)
             good = clock.judge(y, step)
             stats.steps += 1
-            accepted = None if good is None else good.nonzero()[:, 0]
-            moved = accepted is None or len(accepted) > 0
-            cut = event = None
-            if moved:
-                if accepted is not None and not _calm(step, good):
-                    step = _Merged(problem.solver, sided, t0, t1, y, self.args, given, accepted, step)
-                cut, event = self._piece(step, sided, t0, t1, y, given, accepted, count - 1, random)
-                if problem.hooks.on_accept is not Hooks.on_accept:
-                    kept = AcceptedRows(step, self.result.pieces[-1].index, accepted)
-                    told: Any = problem.hooks.on_accept
-                    told(_some(t0, accepted), _some(t1, accepted), _some(y, accepted), kept)
-            else:
-                problem.hooks.on_reject(t0, t1, y, step)
-            stats.accepted += moved
-            stats.rejected += not moved
+            mask = None if good is None else torch.from_numpy(good).to(y.device)
+            step, cut, event = self._judged(step, sided, t0, t1, y, given, mask, count - 1, random)
             if len(self.calls) > 64:
                 self.settle()
             self._note_failures(step)
-            y, carry, given = self._onward(step, good, y, carry, given)
+            y, carry, given = self._onward(step, mask, y, carry, given)
             if cut is not None:
                 y = cut
+            self.accepted += 1 if good is None else good
+            self.rejected += 0 if good is None else ~good
             leaving = clock.done | (clock.failure > 0)
             if event is not None:
-                leaving = leaving | (event >= 0)
-            self._count(good)
-            if bool(leaving.any()):
+                leaving = leaving | (event.cpu().numpy() >= 0)
+            if leaving.any():
                 y, carry, given = self._leave(y, carry, given, leaving, event)
+        if self.window is not None:
+            self._read()
+            self.result.valid = self.keeper.next
+        self.result.tries = count
+
+    def _judged(
+        self,
+        step: Any,
+        term: Bound,
+        t0: Tensor,
+        t1: Tensor,
+        y: Tensor,
+        given: Any,
+        mask: Tensor | None,
+        number: int,
+        random: Any,
+    ) -> tuple[Any, Tensor | None, Tensor | None]:
+        """Keep what a step gives, unless no row may have it; the step, and where events cut it."""
+        stats, hooks = self.problem.stats, self.problem.hooks
+        accepted = None if mask is None else mask.nonzero()[:, 0]
+        if accepted is not None and not len(accepted):
+            stats.rejected += 1
+            hooks.on_reject(t0, t1, y, step)
+            return step, None, None
+        stats.accepted += 1
+        if mask is not None and accepted is not None and not _calm(step, mask):
+            step = _Merged(self.problem.solver, term, t0, t1, y, self.args, given, accepted, step)
+        cut, event = self._kept(step, term, t0, t1, y, given, accepted, number, random)
+        if hooks.on_accept is not Hooks.on_accept:
+            told: Any = hooks.on_accept
+            rows = AcceptedRows(step, _some(self.samples, accepted), accepted)
+            told(_some(t0, accepted), _some(t1, accepted), _some(y, accepted), rows)
+        return step, cut, event
+
+    def _kept(self, step: Any, term: Bound, t0: Tensor, t1: Tensor, y: Tensor, *rest: Any) -> Any:
+        """What the accepted rows contribute, now or later."""
+        if self.window is None:
+            return self._piece(step, term, t0, t1, y, *rest)
+        self.window.add(step, t0, t1, self.numbers, self.clock.t.detach().double().cpu().numpy())
+        if self.window.full:
+            self._read()
+        return None, None
+
+    def _read(self) -> None:
+        """Read the entries of the steps since the last time."""
+        assert self.window is not None
+        if self.window.steps:
+            due, outputs = self.window.read()
+            empty = self.keeper.times[0][:0]
+            self.result.pieces.append(RowPiece(due.sample, empty, empty, 0, None, due, self.term, outputs))
 
     def _piece(
         self,
@@ -283,48 +330,47 @@ class _March:
 
     def _note_failures(self, step: Any) -> None:
         failed = self.clock.failure > 0
-        if bool(failed.any()):
+        if failed.any():
+            rows = torch.from_numpy(failed).to(self.samples.device)
             error = step.error[0] if isinstance(step.error, tuple) else step.error
             suspect = step.y1 if error is None else error
-            self.result.suspect.append((self.samples[failed], suspect.detach()[failed]))
-
-    def _count(self, good: Tensor | None) -> None:
-        if good is None:
-            self.accepted += 1
-        else:
-            self.accepted += good
-            self.rejected += ~good
+            self.result.suspect.append((self.samples[rows], suspect.detach()[rows]))
 
     def _leave(
-        self, y: Tensor, carry: Any, given: Any, leaving: Tensor, event: Tensor | None
+        self, y: Tensor, carry: Any, given: Any, leaving: np.ndarray, event: Tensor | None
     ) -> tuple[Tensor, Any, Any]:
         """Samples that are done, have failed or met an event drop out."""
+        if not leaving.any():
+            return y, carry, given
         clock, result, rows = self.clock, self.result, self.problem.stats.rows
-        out, keep = leaving.nonzero()[:, 0], (~leaving).nonzero()[:, 0]
+        left, stay = leaving.nonzero()[0], (~leaving).nonzero()[0]
+        out, keep = (torch.from_numpy(x).to(y.device) for x in (left, stay))
         samples = self.samples[out]
-        code = clock.failure[out]
+        code = torch.from_numpy(clock.failure[left]).to(y.device)
         if event is not None:
             result.event[samples] = event[out]
             code = torch.where((event[out] >= 0) & (code == 0), _EVENT, code)
         result.code[samples] = code
         result.t1[samples] = clock.t[out].detach().double()
-        result.valid[samples] = self.keeper.next[out]
+        if self.window is None:
+            result.valid[samples] = self.keeper.next[out]
         if isinstance(clock, RowPID):
-            result.dt[samples] = clock.dt[out]
+            result.dt[samples] = torch.from_numpy(clock.dt[left]).to(y.device)
         assert rows is not None
         index = self.problem.term.index
         whole = samples if index is None else index[samples]
-        rows.accepted[whole] += self.accepted[out]
-        rows.rejected[whole] += self.rejected[out]
+        rows.accepted[whole] += torch.from_numpy(self.accepted[left]).to(y.device)
+        rows.rejected[whole] += torch.from_numpy(self.rejected[left]).to(y.device)
         self.ends.append((samples, y[out]))
         self.samples = self.samples[keep]
-        self.accepted, self.rejected = self.accepted[keep], self.rejected[keep]
+        self.numbers, self.accepted, self.rejected = (x[stay] for x in (self.numbers, self.accepted, self.rejected))
         if not len(keep):
             order = torch.cat([samples for samples, _ in self.ends]).argsort()
             result.y1 = torch.cat([y for _, y in self.ends])[order]
             return y, None, None
-        clock.select(keep)
-        self.keeper.select(keep)
+        clock.select(stay, keep)
+        if self.window is None:
+            self.keeper.select(keep)
         self.term = self.term.select(keep)
         if self.watch is not None:
             self.watch.select(keep)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -133,6 +134,66 @@ class RowKeeper:
                     "clock it maps states, samples first, to values with the samples first."
                 )
         return tuple(leaves)
+
+
+class Window:
+    """Steps whose entries are read later, many steps at once: a few operations for all of them.
+
+    For methods whose dense output costs no evaluation.
+
+    Args:
+        keeper: of the solve.
+        start: ``(batch,)``, the times where it begins.
+    """
+
+    #: Steps, and elements of their coefficients, that are held at most.
+    STEPS, ELEMENTS = 32, 1 << 22
+
+    def __init__(self, keeper: RowKeeper, start: Tensor) -> None:
+        self.keeper = keeper
+        self.ends = [start.cpu().numpy()]
+        self.steps: list[tuple[Any, Tensor, Tensor]] = []
+        self.places: list[np.ndarray] = []
+        self.size = 0
+
+    def add(self, step: Any, t0: Tensor, t1: Tensor, samples: np.ndarray, reached: np.ndarray) -> None:
+        """Note a step of some samples, and the times that they have reached after it."""
+        ends = self.ends[-1].copy()
+        ends[samples] = reached
+        place = np.zeros(len(ends), dtype=np.int64)
+        place[samples] = np.arange(self.size, self.size + len(samples))
+        self.size += len(samples)
+        self.ends.append(ends)
+        self.places.append(place)
+        self.steps.append((step, t0, t1))
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to read."""
+        return len(self.steps) >= self.STEPS or 8 * len(self.steps) * self.steps[-1][0].y1.numel() > self.ELEMENTS
+
+    def read(self) -> tuple[Due, tuple[Tensor, ...]]:
+        """The entries of all steps since the last time."""
+        keeper = self.keeper
+        ends = torch.from_numpy(np.stack(self.ends)).to(keeper.keys)
+        due = keeper.due(ends[-1])
+        steps, places = self.steps, torch.from_numpy(np.stack(self.places)).to(due.slot.device)
+        self.ends, self.steps, self.places, self.size = self.ends[-1:], [], [], 0
+        if not len(due):
+            return due, ()
+        exact = keeper.times if keeper.exact is None else keeper.exact
+        times, sign = exact[due.place], keeper.sign[due.sample, None]
+        number = torch.searchsorted((ends.T[due.sample] * sign).contiguous(), times.detach()[:, None] * sign)[:, 0] - 1
+        row = places[number, due.sample]
+        t0, t1, y1 = (torch.cat(x) for x in zip(*((a, b, step.y1) for step, a, b in steps), strict=True))
+        coefficients = torch.cat([step.coefficients() for step, _, _ in steps], dim=1)
+        start, end = t0[row], t1[row]
+        theta = (times - start) / (end - start)
+        values = horner(coefficients[:, row], spread(theta, y1))
+        values = torch.where(spread_mask(times == end, values), y1[row], values)
+        if keeper.moved is not None:
+            values = keeper.moved(values, due)
+        return due, keeper.kept(values, keeper.times[due.place])
 
 
 def inside(step: Step, t0: Tensor, t1: Tensor, row: Tensor, times: Tensor) -> Tensor:

@@ -89,11 +89,19 @@ def sensitivity(
     def keep(result: Any, scale: Tensor) -> None:
         for piece in result.pieces:
             knots.append(piece.t1)
-            coefficients.append(piece.outputs[-1][:, 1] * scale)
+            adjoint = piece.outputs[-1][:, 1]
+            if problem.solver.needs == "split":  # there the halves stand in each other's place
+                q, p = problem.term.halves(adjoint)
+                adjoint = problem.term.join(p, q)
+            coefficients.append(adjoint * scale)
 
     before = problem.stats.backward_steps, problem.stats.backward_evaluations
+    # A solve in one piece has no curve of pieces.
+    method = "tsit5" if getattr(problem.solver, "whole", False) else None
     with torch.no_grad():
-        sweep(Adjoint(rtol=rtol, atol=atol), bare(problem, args), times, rows, cotangents, None, [], keep)
+        sweep(
+            Adjoint(method=method, rtol=rtol, atol=atol), bare(problem, args), times, rows, cotangents, None, [], keep
+        )
     problem.stats.backward_steps, problem.stats.backward_evaluations = before
     curve = PiecewisePolynomial(torch.tensor(knots, dtype=torch.float64, device=rows.device), torch.stack(coefficients))
     at_start = torch.tensor([t == times[0] for t in times], device=rows.device)

@@ -101,7 +101,7 @@ class Solution:
 
     def __repr__(self) -> str:
         shapes = pytree.tree_map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else x, self.ys)
-        n = len(self.ts)
+        n = self.ts.numel()
         span = f"{float(self.ts.flatten()[0]):g} to {float(self.ts.flatten()[-1]):g}" if n else "empty"
         counts = f"steps={self.stats.accepted}+{self.stats.rejected}, evaluations={self.stats.evaluations}"
         return f"Solution({self.status.value}, t {span}, ys {shapes}, {counts})"

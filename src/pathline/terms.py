@@ -8,6 +8,7 @@ term that lacks it is refused.
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import weakref
 from collections.abc import Callable
@@ -324,12 +325,17 @@ class Bound:
     def time(self, t: Time) -> Tensor:
         """The tensor that the field receives: 0-d, or ``(rows, 1, ..., 1)`` (``(rows,)`` for a structured state)."""
         if isinstance(t, Tensor):
-            if t.dim() == 0:
-                return t.to(device=self.device, dtype=self.dtype)
-            if isinstance(self.low, Tensor):
-                t = t.clamp(self.low, self.high)
-            return t.to(device=self.device, dtype=self.dtype).view(self._lead)
+            if isinstance(self.low, Tensor) or self.low > -math.inf:
+                t = t + (t.clamp(self.low, self.high) - t).detach()  # a time at the border still carries its derivative
+            t = t.to(device=self.device, dtype=self.dtype)
+            return t if t.dim() == 0 else t.view(self._lead)
         return torch.full((), min(max(t, self.low), self.high), dtype=self.dtype, device=self.device)
+
+    def shaped(self, times: Tensor) -> Tensor:
+        """``(n, rows)`` times as the field receives them, ``(n, rows, 1, ..., 1)``."""
+        if isinstance(self.low, Tensor):
+            times = times.clamp(self.low, self.high)
+        return times.to(device=self.device, dtype=self.dtype).view(len(times), *self._lead)
 
     def rate(self, t: Time, y: Tensor, args: Any) -> Tensor:
         """dy/dt of the flat state."""

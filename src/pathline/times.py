@@ -90,7 +90,7 @@ def _ragged(t: list[Tensor], batch: int) -> tuple[Tensor, Tensor]:
     if len(t) != batch or not all(len(x) for x in t):
         raise ValueError(
             f"`t` as a list has one 1-d tensor of at least one time for each of the {batch} samples; it has {len(t)} "
-            f"of lengths {[len(x) for x in t]}."
+            f"of lengths {[len(x) for x in t]}. Starts and ends go in a tuple (t0, t1)."
         )
     n = max(len(x) for x in t)
     ts = torch.stack([torch.cat([x, x[-1:].expand(n - len(x))]) for x in t], dim=1)
@@ -101,8 +101,13 @@ def _ragged(t: list[Tensor], batch: int) -> tuple[Tensor, Tensor]:
 def _row_pair(t: Any, y0: Tensor) -> Tensor:
     """``(t0, t1)`` where either may be a tensor ``(batch,)``; any other sequence of numbers."""
     if isinstance(t, tuple | list) and any(isinstance(x, Tensor) and x.dim() == 1 for x in t):
-        wide = [torch.as_tensor(x, dtype=torch.float64, device=y0.device).expand(len(y0)) for x in t]
-        return torch.stack(wide)
+        wide = [torch.as_tensor(x, dtype=torch.float64, device=y0.device) for x in t]
+        if not all(x.dim() == 0 or x.shape == y0.shape[:1] for x in wide):
+            raise ValueError(
+                f"`t` as a pair holds numbers or tensors of one time for each of the {len(y0)} samples; it holds shapes "
+                f"{[tuple(x.shape) for x in wide]}. Times of each sample's own are (n, batch), or a list."
+            )
+        return torch.stack([x.expand(len(y0)) for x in wide])
     return _as_times(t, y0.device)
 
 

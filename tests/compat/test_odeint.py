@@ -16,6 +16,10 @@ ADAMS = ["explicit_adams", "implicit_adams", "fixed_adams"]
 IMPLICIT = ["implicit_euler", "implicit_midpoint", "trapezoid", "radauIIA3", "gl4", "radauIIA5", "gl6"]
 
 
+def test_the_other_library_is_the_installed_one():
+    assert original.odeint.__module__.startswith("torchdiffeq.")
+
+
 def spiral(t, y):
     return torch.stack([-0.1 * y[..., 0] - y[..., 1], y[..., 0] - 0.1 * y[..., 1]], dim=-1) * torch.cos(t)
 

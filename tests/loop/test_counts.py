@@ -62,7 +62,8 @@ def test_the_controller_is_told_the_setting_once():
     (told,) = script.clocks
     assert told.args is args
     assert told.carry == "first carry"
-    assert (told.setting.rtol, told.setting.atol) == (1e-2, 1e-3)
+    tolerance = told.setting.term.tolerance
+    assert (tolerance.rtol, tolerance.atol, tolerance.per_sample) == (1e-2, 1e-3, False)
     assert list(told.setting.times) == [0.0, 1.0]
     assert len(told.clock.judged) == 1
     assert torch.equal(told.clock.judged[0][0], y0)

@@ -27,12 +27,13 @@ def install(library: str) -> ModuleType:
         ValueError: there is none for this library.
 
     Example:
-        >>> import pathline.compat
+        >>> import sys, pathline.compat
         >>> pathline.compat.install("torchdiffeq").__name__
         'pathline.compat.torchdiffeq'
         >>> from torchdiffeq import odeint
         >>> odeint.__module__
         'pathline.compat.torchdiffeq'
+        >>> del sys.modules["torchdiffeq"]  # from here on the installed one again
     """
     if library not in LIBRARIES:
         raise ValueError(f'There is a stand-in for {", ".join(LIBRARIES)}; none for "{library}".')

@@ -22,6 +22,9 @@ from pathline.gradients.recompute import Recipe, bare
 from pathline.loop import Problem
 from pathline.status import SolveError
 
+#: How far, relative to its size, the state integrated backwards may miss its stored value before a program hears of it.
+LOST = 0.1
+
 Norm = Callable[[tuple[Tensor, ...]], Any]
 
 
@@ -107,9 +110,9 @@ class Live(Adjoint):
         unused = zip(found[2:], given[-1], strict=True)
         return [*found[:2], *(torch.zeros_like(x) if g is None else g for g, x in unused)]
 
-    def missed(self, message: str) -> None:
-        """Of fixed steps nobody expects that they return; of others the program is told."""
-        if isinstance(self.controller, PID):
+    def missed(self, message: str, worst: float) -> None:
+        """The original says nothing. Fixed steps are not expected to return; of others a wide miss is told."""
+        if worst > LOST and isinstance(self.controller, PID):
             warnings.warn(f"{message} Use odeint, which is exact.", stacklevel=3)
 
 

@@ -60,7 +60,6 @@ class Call:
 
     Args:
         func, y0, t, rtol, atol, method, options: as the original takes them.
-        endless: an event ends the solve; ``t[1]`` says the direction alone.
 
     Attributes:
         flat: the start as one tensor.

@@ -32,6 +32,8 @@ def until(call: Call, gradient: Gradient, event_fn: Callable[[Tensor, Any], Tens
     if len(call.t) != 2:
         raise ValueError(f"We require len(t) == 2 when in event handling mode, but got len(t)={len(call.t)}.")
     controller = call.plan.controller
+    if getattr(call.plan.solver, "whole", False):
+        raise ValueError("scipy_solver sees no events; dopri5 does.")
     require(
         not isinstance(controller, Steps) or controller.length is not None,
         "Event handling for fixed step solvers currently requires `step_size` to be provided in options.",

@@ -118,7 +118,7 @@ class RowPiecewise:
                 f"{tuple(t.shape)}. For the same times everywhere pass t.unsqueeze(-1)."
             )
         t = t.expand(*t.shape[:-1], batch) if t.dim() else t.expand(batch)
-        flat = t.reshape(-1, batch).T  # (batch, n)
+        flat = t.reshape(t.shape[:-1].numel(), batch).T  # (batch, n)
         piece = self._piece(flat.detach().contiguous(), after)
         left, width = self.start[piece], self.end[piece] - self.start[piece]
         width = torch.where(width == 0, torch.ones_like(width), width)

@@ -96,8 +96,8 @@ class Adjoint:
         """What the solve depends on: every tensor that the field reads."""
         return prepare(problem, y0, args, field)
 
-    def missed(self, message: str) -> None:
-        """Say that the backward solve did not return to where the forward one had been."""
+    def missed(self, message: str, worst: float) -> None:
+        """Say that the backward solve did not return to where the forward one had been, by a part ``worst``."""
         warnings.warn(f'{message} Use gradient="checkpointed", which is exact.', stacklevel=3)
 
     def backward(self, recipe: Recipe, *given: Any) -> list[Tensor | None]:

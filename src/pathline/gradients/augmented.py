@@ -192,7 +192,8 @@ class Backward:
             self.config.missed(
                 f"The adjoint integrated the state backwards and missed the forward solution by {worst:.0e} of its "
                 f"size (more than {limit:g}): the backward solve is unstable or its tolerance too loose, and "
-                "the gradient is unreliable."
+                "the gradient is unreliable.",
+                worst,
             )
 
     def _problem(self, t1: float, t0: float, start: Tensor, scale: Tensor, *, dense: bool) -> Problem:

@@ -80,7 +80,7 @@ def _gather_rows(problem: Problem, result: RowResult) -> Kept:
     rows: list[Tensor] = []
     for i, first in enumerate(result.first):
         values = torch.cat([first, *(piece.outputs[i] for piece in pieces)])
-        leaf, reached = laid(values, places, (n, batch)) if batch else (values.new_zeros(n, *values.shape), reached)
+        leaf, reached = laid(values, places, (n, batch)) if batch else (values.expand(n, *values.shape), reached)
         rows.append(leaf)
     curves = [piece.curve for piece in result.pieces if piece.curve is not None]
     curve = torch.cat(curves) if problem.save.dense and curves else None

@@ -102,7 +102,7 @@ def combine(y: Tensor, dt: Time, weights: Weights, ks: Sequence[Tensor]) -> Tens
     counts; a tensor ``dt`` carries the derivative with respect to the times, or a step for each row.
     """
     if isinstance(dt, Tensor):
-        h = spread(dt, y).to(y.dtype)
+        h = dt if dt.dtype is y.dtype and dt.dim() == y.dim() else spread(dt, y).to(y.dtype)
         for i, w in weights:
             y = torch.addcmul(y, ks[i], h, value=w)
         return y

@@ -13,7 +13,6 @@ from torch import Tensor
 from pathline.solvers.base import Memory, Weights, combine, hermite, sparse, spread
 from pathline.solvers.curves import Curve
 from pathline.solvers.implicit_tableaus import DIAGONAL
-from pathline.solvers.linear import solve
 from pathline.solvers.newton import Newton, Spectrum, Stages, Work
 
 if TYPE_CHECKING:
@@ -104,20 +103,21 @@ class DIRK:
         y_ = systems.flat(y)
         slope = None if carry is None else carry.get("slope")
         ks: list[Tensor] = []
-        z = y_
+        z, stages = y_, None
         for i, (c, row) in enumerate(zip(tableau.c.tolist(), self._rows, strict=True)):
             if i == 0 and tableau.explicit_first:
                 ks.append(self._first(term, t0, y, args, work) if slope is None else systems.flat(slope))
                 continue
             base = combine(y_, dt, row, ks)
             t = t1 if c == 1.0 else t0 + c * dt
-            z, k = self._stage(work, Stages(term, [t], base, dt, self._spectrum, args, systems), ks)
+            stages = Stages(term, [t], base, dt, self._spectrum, args, systems)
+            z, k = self._stage(work, stages, ks)
             ks.append(k)
             if work.bad.all():
                 return DIRKStep(self, term, t0, t1, y, y, ks, args, work, None)
             z = base + z
         y1 = z if tableau.stiffly_accurate else combine(y_, dt, self._weights, ks)
-        return DIRKStep(self, term, t0, t1, y, systems.state(y1), ks, args, work, self._estimate(work, dt, ks))
+        return DIRKStep(self, term, t0, t1, y, systems.state(y1), ks, args, work, self._estimate(work, stages, dt, ks))
 
     def _first(self, term: Bound, t0: Time, y: Tensor, args: Any, work: Work) -> Tensor:
         if work.f0 is not None and not torch.is_grad_enabled():
@@ -132,14 +132,14 @@ class DIRK:
         z = z[:, 0]
         return z, z / length
 
-    def _estimate(self, work: Work, dt: Time, ks: Sequence[Tensor]) -> Tensor | None:
-        if not self._error:
+    def _estimate(self, work: Work, stages: Stages | None, dt: Time, ks: Sequence[Tensor]) -> Tensor | None:
+        if not self._error or stages is None:
             return None
         with torch.no_grad():
             error = combine(torch.zeros_like(ks[0]), dt, self._error, ks)
             if self.tableau.filtered:
                 length = spread(dt, error) * self.tableau.diagonal
-                error = solve(work.factors[0], error / length)
+                error = stages.filtered(error / length, work.factors)
         return work.systems.state(error)
 
 

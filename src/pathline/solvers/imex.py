@@ -13,7 +13,6 @@ from pathline.solvers.base import Memory, Weights, combine, hermite, sparse, spr
 from pathline.solvers.curves import Curve
 from pathline.solvers.dirk import of
 from pathline.solvers.implicit_tableaus import PAIRS
-from pathline.solvers.linear import solve
 from pathline.solvers.newton import Newton, Spectrum, Stages, Work
 
 if TYPE_CHECKING:
@@ -126,11 +125,9 @@ class IMEX:
         return (length * fast[-1]).unsqueeze(1)
 
     def _estimate(self, work: Work, dt: Time, both: list[Tensor]) -> Tensor:
-        """The difference to the embedded solution, divided by ``I - h g J``."""
+        """The difference to the embedded solution."""
         with torch.no_grad():
             error = combine(torch.zeros_like(both[0]), dt, self._error, both)
-            if self.pair.implicit.filtered:
-                error = solve(work.factors[0], error / (spread(dt, error) * self.pair.implicit.diagonal))
         return work.systems.state(error)
 
 

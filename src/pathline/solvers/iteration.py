@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pathline.solvers.jacobians import transforming
-from pathline.solvers.linear import solve
+from pathline.solvers.stages import applied
 
 if TYPE_CHECKING:
     from pathline.solvers.newton import Work
@@ -87,11 +87,12 @@ class _Active:
     def shrink(self) -> np.ndarray | None:
         """Leave out the rows that no longer move; the mask of those that stay, where some left."""
         run, keep = self.run, self.live
-        if not run.work.term.per_sample or self.z.numel() < WORTH:
+        if not run.work.term.per_sample or run.work.free or self.z.numel() < WORTH:
             return None
         run.store(self)
         index = run.work.tensor(np.flatnonzero(keep))
         self.stages, self.z = self.stages.select(index), self.z[index]
+        assert isinstance(self.factors, list)
         self.factors = [f.select(index) for f in self.factors]
         self.scale = None if self.scale is None else self.scale[index]
         self.rows, self.live = self.rows[keep], keep[keep]
@@ -182,7 +183,8 @@ class Iteration:
         if tolerance is None:
             reach = self.stages.base.detach().abs().amax(-1)
             if len(active.rows) == len(reach):
-                reach = torch.maximum(reach, (active.z + dz).abs().amax((1, 2)))
+                moved = torch.where(torch.isfinite(dz), active.z + dz, active.z)
+                reach = torch.maximum(reach, moved.abs().amax((1, 2)))
             self.scale = (tight * reach).clamp_min(torch.finfo(dz.dtype).tiny).reshape(-1, 1, 1)
             active.scale = self.scale if len(active.rows) == len(reach) else self.scale[self.work.tensor(active.rows)]
             self.kappa, self.rounded = 1.0, unit ** (ROUNDED - TIGHT)
@@ -209,14 +211,14 @@ class Iteration:
         z, done, part = self.guess, ~rows, torch.ones_like(mask, dtype=self.guess.dtype)
         size = torch.full_like(part, torch.inf)
         for _ in range(2 * PATIENCE):
-            g, factors = stages.exact(z)
+            g, factors = stages.exact(z, free=self.work.free)
             assert factors is not None
-            dz = -_apply(factors, g)
+            dz = -applied(factors, g)
             size = _sizes(dz, scale)
             part = (2 * part).clamp_max(1.0)
             while True:
                 trial = z + part * dz
-                simplified = _sizes(_apply(factors, stages.residual(trial, stages.slopes(trial))), scale)
+                simplified = _sizes(applied(factors, stages.residual(trial, stages.slopes(trial))), scale)
                 worse = ~(simplified <= (1 - part / 4) * size) & (size > self.kappa) & mask
                 if not bool(worse.any()) or float(part[worse].min()) < 1e-4:
                     break
@@ -228,10 +230,6 @@ class Iteration:
         done |= numbers(size <= self.rounded).reshape(-1) > 0
         self.z = torch.where(mask, z, self.z)
         return done
-
-
-def _apply(factors: object, g: Tensor) -> Tensor:
-    return solve(factors, g.reshape(len(g), -1)).reshape(g.shape)  # pyright: ignore[reportArgumentType]
 
 
 def _sizes(dz: Tensor, scale: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pathline.solvers.krylov import Products
+
 if TYPE_CHECKING:
     from pathline.terms import Bound, Time
 
@@ -104,16 +106,28 @@ def _apart(term: Bound, t: Time, y: Tensor, args: Any) -> bool:
     masks = torch.cat([bits, 1 - bits]).bool().to(y.device)
     whole = Systems(False, y.shape, y.is_complex())
     here = whole.flat(y.detach())
-    ripple = 1 + 0.01 * torch.sin(torch.arange(1, here.shape[1] + 1, dtype=here.dtype, device=y.device))
-    for z in (here, here * ripple):
-        with _recording([z]) as (x,):
-            rate = whole.flat(term.rate(t, whole.state(x), args))
-            weights = masks.unsqueeze(-1).expand(*masks.shape, whole.size // n).reshape(len(masks), 1, -1)
-            (traces,) = _pull_back(term, [rate], [x], weights * ripple, graph=False)
-        traces = traces.detach()[:, 0].reshape(len(masks), n, -1)
+    wave = torch.sin(torch.arange(1, here.shape[1] + 1, dtype=here.dtype, device=y.device))
+    ripple = 1 + 0.01 * wave
+    for z in (here, here * ripple + 1e-3 * wave * (here.abs().mean() + 1e-3)):
+        weights = masks.unsqueeze(-1).expand(*masks.shape, whole.size // n).reshape(len(masks), 1, -1) * ripple
+        traces = _traces(term, t, z, args, whole, weights)[:, 0].reshape(len(masks), n, -1)
         if bool((traces[~masks].nan_to_num() != 0).any()):
             return False
     return True
+
+
+def _traces(term: Bound, t: Time, z: Tensor, args: Any, systems: Systems, weights: Tensor) -> Tensor:
+    """``(n, *z)``: vector-Jacobian products of the rate, as numbers."""
+
+    def rate(x: Tensor) -> Tensor:
+        return systems.flat(term.rate(t, systems.state(x), args))
+
+    if transforming():
+        with torch.no_grad():
+            value, pull = torch.func.vjp(rate, z)  # pyright: ignore[reportAssignmentType]
+            return torch.stack([pull(w.to(value.dtype))[0] for w in weights])
+    with _recording([z]) as (x,):
+        return _pull_back(term, [rate(x)], [x], weights, graph=False)[0].detach()
 
 
 # --- Jacobians ---------------------------------------------------------------------------------------------------
@@ -168,8 +182,25 @@ def linearize_all(
     return [rate.detach() for rate in rates], jacobians
 
 
+def products(term: Bound, times: Sequence[Time], zs: Sequence[Tensor], args: Any, systems: Systems) -> Products:
+    """The Jacobians at several points as products.
+
+    Raises:
+        RuntimeError: under a torch.func transform, which these products cannot cross.
+    """
+    if transforming():
+        raise RuntimeError(
+            f"torch.func transforms need the Jacobian of an implicit method, and with {systems.size} unknowns it is "
+            "not made. Use torch.autograd, or a solver with newton=Newton(krylov=...) above that number."
+        )
+    term.stats.jacobians += len(zs)
+    with _recording(zs) as xs:
+        rates = [systems.flat(term.rate(t, systems.state(x), args)) for t, x in zip(times, xs, strict=True)]
+        return Products(rates, xs)
+
+
 def _copied(term: Bound, t: Time, z: Tensor, args: Any, systems: Systems) -> tuple[Tensor, Tensor]:
-    """The same on the per-sample clock, where rows do not mix: one backward pass, a copy of each row for each component."""
+    """The same on the per-sample clock, where rows do not mix: a copy of each row for each component."""
     n, size = z.shape
     copies = repeated(term, n, size)
     with _recording([z.repeat_interleave(size, 0)]) as (x,):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pathline.solvers.iteration import Iteration, Judge, numbers
-from pathline.solvers.jacobians import linearize, split, transforming
+from pathline.solvers.jacobians import linearize, products, split, transforming
 from pathline.solvers.linear import Factors
-from pathline.solvers.stages import Spectrum, Stages, attach
+from pathline.solvers.stages import Free, Spectrum, Stages, attach
 
 if TYPE_CHECKING:
     from pathline.terms import Bound, Time
@@ -23,6 +23,8 @@ __all__ = ["Newton", "Spectrum", "Stages", "Work", "attach"]
 SAME = 1e-6
 #: On the per-sample clock systems of up to so many unknowns get a new Jacobian at every step.
 SMALL = 8
+#: The relative residual of the linear systems of simplified Newton iterations without Jacobians.
+FREE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class Newton:
         iterations: at most so many in a step.
         kappa: how far below the tolerance of the solve the iteration goes; by default ``min(0.03, sqrt(rtol))``.
         slow: a Jacobian is made anew after a step that took more than two iterations and converged slower than this.
+        krylov: systems of more unknowns than this are solved by GMRES, with products in place of Jacobians.
     """
 
     iterations: int = 7
     kappa: float | None = None
     slow: float = 1e-3
+    krylov: int = 2000
 
     def begin(self, term: Bound, t0: Time, y: Tensor, args: Any, memory: Any) -> Work:
         """What a step works with; the Jacobian is made at its start where the old one converged slowly.
@@ -69,8 +73,9 @@ class Work:
         self.start = self.systems.flat(y.detach())
         self.f0: Tensor | None = None
         n = len(self.start)
-        self.factors: list[Factors] = []
-        if memory is None:
+        self.factors: list[Factors] | Free = []
+        self.free = self.systems.size > newton.krylov
+        if memory is None or self.free:
             self.length, self.eta = np.full(n, np.nan), np.ones(n)
             self.fresh, self.slow = np.zeros(n, bool), np.ones(n, bool)
             self.jacobian = self.start
@@ -93,7 +98,10 @@ class Work:
         if not rows.any():
             return
         with torch.no_grad():
-            if rows.all():
+            if self.free:
+                self.products = products(self.term, [self.t0], [self.start], self.args, self.systems)
+                self.f0 = self.products.points[0][0].detach()
+            elif rows.all():
                 self.f0, self.jacobian = linearize(self.term, self.t0, self.start, self.args, self.systems)
             elif self.term.per_sample:
                 index = self.tensor(np.flatnonzero(rows))
@@ -113,7 +121,9 @@ class Work:
         h = numbers(stages.h) if isinstance(stages.h, Tensor) else np.array(stages.h)
         with np.errstate(invalid="ignore", divide="ignore"):
             other = ~(np.abs(self.length / h - 1) < SAME)
-        if not other.any():
+        if self.free:
+            self.factors = Free(stages, self.products, FREE)
+        if not other.any() or isinstance(self.factors, Free):
             return
         self.length = np.where(other, h, self.length)
         jacobian, step = self.jacobian, stages.step
@@ -162,7 +172,7 @@ class Work:
             self._iterate(run)
             if self.bad.any():
                 run.z = torch.where(self.tensor(self.bad).reshape(-1, 1, 1), 0.0, run.z)
-        z = attach(stages, run.z) if known or run.tracked else run.z
+        z = attach(stages, run.z, free=self.free) if known or run.tracked else run.z
         return z, self.bad if self.bad.any() else None
 
     def _iterate(self, run: Iteration) -> None:
@@ -202,7 +212,8 @@ class Work:
 
     def _kept(self, fresh: np.ndarray, slow: np.ndarray) -> dict[str, Any]:
         notes = self.tensor(np.stack((self.length, self.eta, fresh, slow), 1))
-        return {"notes": notes, "jacobian": self.jacobian, "factors": [(f.lu, f.pivots) for f in self.factors]}
+        factors = [] if isinstance(self.factors, Free) else [(f.lu, f.pivots) for f in self.factors]
+        return {"notes": notes, "jacobian": self.jacobian, "factors": factors}
 
     def reason(self, failed: np.ndarray | None) -> Any:
         """What `Step.failed` says of the rows that did not converge."""

@@ -6,6 +6,7 @@ and the inverse needs both.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -234,11 +235,12 @@ class Reversible:
 
     def _moved(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any) -> Tensor:
         """``y + Psi(t0, y)``, without the last stages that serve the next step or the estimate alone."""
-        base, dt = self.base, t1 - t0
+        base, h = self.base, spread(t1 - t0, y)
         ks = [term.rate(t0, y, args)]
-        for c, row in base._rows[: self._used - 1]:
-            ks.append(term.rate(t1 if c == 1.0 else t0 + c * dt, combine(y, dt, row, ks), args))
-        return combine(y, dt, base._weights, ks)
+        stages = zip(base._times(t0, t1, t1 - t0), base._stage_weights, strict=True)
+        for t, row in islice(stages, self._used - 1):
+            ks.append(term.rate(t, combine(y, h, row, ks), args))
+        return combine(y, h, base._weights, ks)
 
 
 class CoupledStep:

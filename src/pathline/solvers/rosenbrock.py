@@ -114,10 +114,19 @@ class Rosenbrock:
 
     def step(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, carry: Any) -> RosenbrockStep:
         """One step."""
+        moving = isinstance(t1, Tensor) and t1.requires_grad
+        graph = torch.is_grad_enabled() and (y.requires_grad or moving or transforming())
+        step = self._made(term, t0, t1, y, args, graph=graph)
+        if step.y1.requires_grad and not graph:  # the field reads what requires grad: then the Jacobian must show it
+            step = self._made(term, t0, t1, y, args, graph=True)
+        return step
+
+    def _made(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, *, graph: bool) -> RosenbrockStep:
         systems = split(term, t0, y, args)
         z = systems.flat(y)
         h = spread(t1 - t0, z)
-        slope, jacobian, drift = _linearized(term, t0, z, args, systems)
+        slope, jacobian = linearize(term, t0, z, args, systems, graph=graph)
+        drift = None if getattr(term.term, "takes", None) == 1 else _drift(term, t0, z, args, systems, graph=graph)
         eye = torch.eye(systems.size, dtype=z.dtype, device=z.device)
         factors = factor(eye / _square(h * self.coefficients.gamma) - jacobian, term.stats)
         us: list[Tensor] = []
@@ -125,9 +134,7 @@ class Rosenbrock:
             if us:
                 state = systems.state(_plus(z, a, us))
                 slope = systems.flat(term.rate(t1 if c == 1.0 else t0 + c * (t1 - t0), state, args))
-            right = slope
-            if b:
-                right = right + _plus(None, b, us) / h
+            right = slope if not b else slope + _plus(None, b, us) / h
             if drift is not None and d:
                 right = right + (h * d) * drift
             us.append(solve(factors, right))
@@ -187,17 +194,12 @@ def _square(h: Any) -> Any:
 # --- derivatives -------------------------------------------------------------------------------------------------
 
 
-def _linearized(term: Bound, t: Time, z: Tensor, args: Any, systems: Systems) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The slope, the Jacobian, and df/dt (None for a field of the state alone), with a graph where grad is enabled."""
-    slope, jacobian = linearize(term, t, z, args, systems, graph=torch.is_grad_enabled())
-    if getattr(term.term, "takes", None) == 1:
-        return slope, jacobian, None
-    return slope, jacobian, _drift(term, t, z, args, systems)
+def _drift(term: Bound, t: Time, z: Tensor, args: Any, systems: Systems, *, graph: bool) -> Tensor | None:
+    """``df/dt`` as the derivative of ``<w, df/dt>``, which one pull-back gives, with respect to ``w``.
 
-
-def _drift(term: Bound, t: Time, z: Tensor, args: Any, systems: Systems) -> Tensor | None:
-    """``df/dt`` as the derivative of ``<w, df/dt>``, which one pull-back gives, with respect to ``w``."""
-    y, graph = systems.state(z), torch.is_grad_enabled()
+    None where the field does not read the time.
+    """
+    y = systems.state(z)
     s = torch.as_tensor(t, dtype=torch.float64)
 
     def rate(s: Tensor) -> Tensor:

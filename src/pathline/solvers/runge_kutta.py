@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline._structure import host
 from pathline.solvers.base import Weights, combine, sparse, spread
 
 if TYPE_CHECKING:
@@ -55,14 +54,26 @@ class RungeKutta:
         return self.tableau.embedded_order
 
     @property
+    def free_dense(self) -> bool:
+        """Whether dense output costs no evaluation."""
+        return self.fsal and not self.tableau.extra
+
+    @property
     def dense_order(self) -> int:
         """Order of the dense output."""
         return self.tableau.dense_order
 
     @cached_property
-    def _rows(self) -> list[tuple[float, Weights]]:
-        nodes, rows = self.tableau.c, self.tableau.a
-        return [(float(c), sparse(row)) for c, row in zip(nodes[1:], rows[1:], strict=True)]
+    def _fractions(self) -> list[float]:
+        return [float(c) for c in self.tableau.c[1:]]
+
+    @cached_property
+    def _nodes(self) -> Tensor:
+        return torch.tensor(self._fractions, dtype=torch.float64).unsqueeze(1)
+
+    @cached_property
+    def _stage_weights(self) -> list[Weights]:
+        return [sparse(row) for row in self.tableau.a[1:]]
 
     @cached_property
     def _weights(self) -> Weights:
@@ -94,19 +105,28 @@ class RungeKutta:
     def step(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, carry: Tensor | None) -> RungeKuttaStep:
         """One step; ``carry`` is the slope at ``(t0, y)`` where the step before left it."""
         dt = t1 - t0
+        h = spread(dt, y)
         ks = [term.rate(t0, y, args) if carry is None else carry]
         y_i = y
-        for c, row in self._rows:
-            y_i = combine(y, dt, row, ks)
-            ks.append(term.rate(t1 if c == 1.0 else t0 + c * dt, y_i, args))
-        y1 = y_i if self.fsal else combine(y, dt, self._weights, ks)
-        return RungeKuttaStep(self, term, t0, t1, y, y1, ks, args, self._error(dt, ks))
+        for t, row in zip(self._times(term, t0, t1, dt), self._stage_weights, strict=True):
+            y_i = combine(y, h, row, ks)
+            ks.append(term.rate(t, y_i, args))
+        y1 = y_i if self.fsal else combine(y, h, self._weights, ks)
+        return RungeKuttaStep(self, term, t0, t1, y, y1, ks, args, self._error(h, ks))
 
-    def _error(self, dt: Time, ks: list[Tensor]) -> Tensor | tuple[Tensor, Tensor] | None:
+    def _times(self, term: Bound, t0: Time, t1: Time, dt: Time) -> Sequence[Time]:
+        """Of the stages after the first; of all rows at once, where each has its own."""
+        if isinstance(dt, Tensor) and dt.dim():
+            nodes = self._nodes.to(dt.device)
+            return term.shaped(torch.where(nodes == 1.0, t1, torch.addcmul(t0, nodes, dt))).unbind()
+        return [t1 if c == 1.0 else t0 + c * dt for c in self._fractions]
+
+    def _error(self, h: Any, ks: list[Tensor]) -> Tensor | tuple[Tensor, Tensor] | None:
         if not self._errors:
             return None
         with torch.no_grad():
-            h = host(dt) if not isinstance(dt, Tensor) or dt.dim() == 0 else spread(dt, ks[0])
+            if isinstance(h, Tensor) and h.dim() == 0:
+                h = h.item()
             estimates = [_weighted(h, weights, ks) for weights in self._errors]
         return estimates[0] if len(estimates) == 1 else (estimates[0], estimates[1])
 

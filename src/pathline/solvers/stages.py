@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline.solvers.jacobians import Systems, linearize_all, repeated, transforming
+from pathline.solvers.jacobians import Systems, linearize_all, products, repeated, transforming
+from pathline.solvers.krylov import Products, Solved, gmres
 from pathline.solvers.linear import Factors, factor, solve
 
 if TYPE_CHECKING:
@@ -162,13 +163,15 @@ class Stages:
             return [factor(self._matrix(jacobian.unsqueeze(1), step), stats)]
         return [factor(_shifted(jacobian, value, step), stats) for value in self.spectrum.values]
 
-    def filtered(self, r: Tensor, factors: Sequence[Factors]) -> Tensor:
+    def filtered(self, r: Tensor, factors: Sequence[Factors] | Free) -> Tensor:
         """``(lambda / h - J)^-1 r`` ``(rows, size)`` for the first eigenvalue, a real one."""
+        if isinstance(factors, Free):
+            return factors.filtered(r)
         if not self.whole:
             return solve(factors[0], r)
         # With the eigenvector v, dG/dz (v w) = h / lambda (v r): the w of its first stage, where v is one.
-        stretched = self.spectrum.tensor("first", r) * r.unsqueeze(1) * self._plain_step
-        return _solved(factors[0], stretched)[:, 0]
+        stretched = self.spectrum.tensor("first", r) * r.unsqueeze(1) * self.plain_step
+        return applied(factors[0], stretched)[:, 0]
 
     def _matrix(self, jacobians: Tensor, step: Any) -> Tensor:
         """``dG/dz`` ``(rows, stages * size, stages * size)`` for the Jacobians ``(rows, stages or 1, size, size)``."""
@@ -178,11 +181,13 @@ class Stages:
         unknowns = self.stages * size
         return torch.eye(unknowns, dtype=a.dtype, device=a.device) - blocks.reshape(n, unknowns, unknowns)
 
-    def correction(self, z: Tensor, factors: Sequence[Factors]) -> Tensor:
+    def correction(self, z: Tensor, factors: Sequence[Factors] | Free) -> Tensor:
         """The Newton correction ``(rows, stages, size)`` for one kept Jacobian."""
         spectrum = self.spectrum
+        if isinstance(factors, Free):
+            return -factors.solve(self.residual(z, self.slopes(z)))
         if self.whole:
-            return -_solved(factors[0], self.residual(z, self.slopes(z)))
+            return -applied(factors[0], self.residual(z, self.slopes(z)))
         if self.stages == 1:
             residual = self.slopes(z)[:, 0] - z[:, 0] * (float(spectrum.inverse[0, 0]) / self._column)
             return solve(factors[0], residual).unsqueeze(1)
@@ -207,9 +212,15 @@ class Stages:
 
     # --- exact Newton
 
-    def exact(self, z: Tensor, *, graph: bool = False) -> tuple[Tensor, Factors | None]:
+    def exact(self, z: Tensor, *, graph: bool = False, free: bool = False) -> tuple[Tensor, Factors | Free | None]:
         """The residual ``G(z)`` and the factors of the exact ``dG/dz`` at ``z``; None where G has no graph."""
         states = [self.base + z[:, i] for i in range(self.stages)]
+        if free:
+            residual = self.residual(z, self.slopes(z))
+            if graph and not residual.requires_grad:
+                return residual, None
+            known = products(self.term, self.times, [x.detach() for x in states], self.args, self.systems)
+            return residual, Free(self, known, torch.finfo(z.dtype).eps ** 0.8)
         keep: bool | str = "value" if graph else False
         rates, jacobians = linearize_all(self.term, self.times, states, self.args, self.systems, graph=keep)
         slopes = torch.stack(rates, 1)
@@ -217,10 +228,11 @@ class Stages:
         if graph and not (residual.requires_grad or transforming()):
             return residual, None
         with torch.no_grad():
-            return residual, factor(self._matrix(torch.stack(jacobians, 1), self._plain_step), self.term.stats)
+            return residual, factor(self._matrix(torch.stack(jacobians, 1), self.plain_step), self.term.stats)
 
     @property
-    def _plain_step(self) -> Any:
+    def plain_step(self) -> Any:
+        """The step, without a graph."""
         return self.step.detach() if isinstance(self.step, Tensor) else self.step
 
     def residual(self, z: Tensor, slopes: Tensor) -> Tensor:
@@ -230,7 +242,40 @@ class Stages:
         return z - self.step * torch.matmul(self.spectrum.tensor("a", z), slopes)
 
 
-def _solved(factors: Factors, g: Tensor) -> Tensor:
+class Free:
+    """In place of factors: solutions by GMRES, from products with the Jacobians.
+
+    Args:
+        stages: the equations.
+        known: products with one Jacobian, or with one for each stage.
+        rtol: how small the residuals of the linear systems are to be.
+    """
+
+    def __init__(self, stages: Stages, known: Products, rtol: float) -> None:
+        self.stages, self.known, self.rtol = stages, known, rtol
+
+    def solve(self, g: Tensor) -> Tensor:
+        """``(dG/dz)^-1 g``, differentiable in ``g``."""
+        return Solved.apply(g, self._forth, self._back, self.rtol)  # pyright: ignore[reportReturnType]
+
+    def filtered(self, r: Tensor) -> Tensor:
+        """``(lambda / h - J)^-1 r`` for the first eigenvalue, a real one."""
+        shift = self.stages.spectrum.values[0].real / self.stages.plain_step
+        return gmres(lambda v: shift * v - self.known.forth(v), r.unsqueeze(1), rtol=self.rtol)[:, 0]
+
+    def _forth(self, v: Tensor) -> Tensor:
+        step, a = self.stages.plain_step, self.stages.spectrum.tensor("a", v)
+        return v - step * torch.matmul(a, self.known.forth(v))
+
+    def _back(self, v: Tensor) -> Tensor:
+        step, a = self.stages.plain_step, self.stages.spectrum.tensor("a", v)
+        return v - self.known.back(step * torch.matmul(a.T, v))
+
+
+def applied(factors: Factors | Free, g: Tensor) -> Tensor:
+    """``(dG/dz)^-1 g`` ``(rows, stages, size)``."""
+    if isinstance(factors, Free):
+        return factors.solve(g)
     return solve(factors, g.reshape(len(g), -1)).reshape(g.shape)
 
 
@@ -242,11 +287,11 @@ def _shifted(jacobian: Tensor, value: float | complex, step: Any) -> Tensor:
     return matrix
 
 
-def attach(stages: Stages, z: Tensor) -> Tensor:
+def attach(stages: Stages, z: Tensor, *, free: bool = False) -> Tensor:
     """The solution ``z`` of the equations, with first and second derivatives to all that they depend on."""
     z = z.detach()
-    g, factors = stages.exact(z, graph=True)
+    g, factors = stages.exact(z, graph=True, free=free)
     if factors is None:
         return z
-    z = z - _solved(factors, g)
-    return z - _solved(factors, stages.residual(z, stages.slopes(z)))
+    z = z - applied(factors, g)
+    return z - applied(factors, stages.residual(z, stages.slopes(z)))

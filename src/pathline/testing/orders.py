@@ -44,7 +44,10 @@ def measured_order(
     """
     usable: list[tuple[float, float]] = []
     for steps in (n for n in STEPS if n <= most):
-        size = error(steps)
+        try:
+            size = error(steps)
+        except pathline.NewtonError:
+            continue  # steps so long that the equations of an implicit method have no solution say nothing of its order
         if not math.isfinite(size):
             raise AssertionError(f"Expected a finite error with {steps} steps, came {size}. Look for NaN in the step.")
         if size < floor:

@@ -173,7 +173,19 @@ def test_a_step_counts_by_the_root_mean_square_of_error_over_tolerance():
 # --- fixed and adaptive steps ------------------------------------------------------------------------------------
 
 FIXED = [name for name, solver in pathline.METHODS.items() if not solver.adaptive]
-ADAPTIVE = [name for name, solver in pathline.METHODS.items() if solver.adaptive]
+ADAPTIVE = [
+    name for name, solver in pathline.METHODS.items() if solver.adaptive and not getattr(solver, "whole", False)
+]
+TERMS = {
+    "rate": decay,
+    "parts": pathline.Sum(decay, decay),
+    "split": pathline.Separable(lambda t, q: -q, lambda t, p: p),
+}
+
+
+def solve_with(method, **options):
+    """Solve a term of the kind that the method needs."""
+    return pathline.solve(TERMS[pathline.METHODS[method].needs], Y0, TIMES, method=method, **options)
 
 
 @pytest.mark.parametrize("method", FIXED)
@@ -181,7 +193,7 @@ ADAPTIVE = [name for name, solver in pathline.METHODS.items() if solver.adaptive
 def test_a_tolerance_is_refused_by_a_fixed_step_method(method, name):
     with pytest.raises(ValueError, match=rf'`{name}` was given, and the steps are fixed: "{method}" has no use for it\. '
                        r'Set `dt`, or choose an adaptive method such as "tsit5"'):  # fmt: skip
-        solve(method=method, **{name: 1e-3})
+        solve_with(method, **{name: 1e-3})
 
 
 @pytest.mark.parametrize("controller", [pathline.FixedStep(0.1), pathline.Grid()])
@@ -194,7 +206,13 @@ def test_a_tolerance_is_refused_where_an_adaptive_method_takes_fixed_steps(contr
 def test_dt_is_refused_by_an_adaptive_method(method):
     with pytest.raises(ValueError, match=rf'`dt` is the step of a fixed-step method, and "{method}" chooses its steps\. '
                        r"Use controller=PID\(first_step=0\.1\), or controller=FixedStep\(0\.1\)"):  # fmt: skip
-        solve(method=method, dt=0.1)
+        solve_with(method, dt=0.1)
+
+
+@pytest.mark.parametrize("option", [{"dt": 0.1}, {"controller": pathline.PID()}], ids=str)
+def test_a_method_that_chooses_its_steps_itself_refuses_both(option):
+    with pytest.raises(ValueError, match=r'"scipy" chooses its steps itself: leave out `dt` and `controller`'):
+        solve(method="scipy", **option)
 
 
 def test_dt_beside_a_controller():
@@ -284,16 +302,19 @@ def test_max_steps_is_a_positive_integer(max_steps):
 
 
 def test_what_is_not_available_yet_says_so():
-    with pytest.raises(ValueError, match=r"`events` are not available yet; .*must_hit"):
-        solve(events=[lambda t, y: y[0]])
-    with pytest.raises(ValueError, match=r'clock="per-sample" is not available yet; it is "shared"'):
-        solve(clock="per-sample")
     with pytest.raises(ValueError, match=r"`compile=True` is not available yet; leave it out"):
         solve(compile=True)
 
 
+@pytest.mark.parametrize("events", [[lambda t, y: y[0]], lambda t, y: y[0], {"a": 3}, "ground"], ids=str)
+@pytest.mark.parametrize("clock", ["shared", "per-sample"])
+def test_what_is_no_event(events, clock):
+    with pytest.raises(TypeError, match=r"`events` is an Event, or a sequence or mapping of them; it holds .* Pass "):
+        solve(events=events, clock=clock)
+
+
 def test_words_that_an_option_does_not_know():
-    with pytest.raises(ValueError, match=r"`clock` is \"shared\"; it is 'own'"):
+    with pytest.raises(ValueError, match=r"`clock` is \"shared\" or \"per-sample\"; it is 'own'"):
         solve(clock="own")
     with pytest.raises(ValueError, match=r"`on_failure` is \"raise\" or \"return\"; it is 'ignore'"):
         solve(on_failure="ignore")

@@ -49,9 +49,17 @@ def test_times_that_are_no_times(times, message, method):
         pathline.solve(spiral, Y0, torch.tensor(times), method=method)
 
 
-def test_times_of_their_own_for_each_sample_are_refused_with_the_transpose():
-    with pytest.raises(ValueError, match=r"`t` has shape \(4, 3\).*clock=\"per-sample\".*pass t\.T"):
-        pathline.solve(spiral, torch.ones(4, 2), torch.linspace(0.0, 1.0, 3).expand(4, 3))
+@pytest.mark.parametrize("t", [torch.linspace(0.0, 1.0, 3).expand(4, 3), torch.zeros(3, 4)], ids=["(b, n)", "(n, b)"])
+def test_times_of_their_own_for_each_sample_need_their_own_clocks(t):
+    with pytest.raises(
+        ValueError, match=r"`t` has shape \([34], [34]\)\. On the shared clock .* need clock=\"per-sample\""
+    ):
+        pathline.solve(spiral, torch.ones(4, 2), t)
+
+
+def test_times_with_the_batch_first_are_refused_with_the_transpose():
+    with pytest.raises(ValueError, match=r"`t` has shape \(4, 3\) for 4 samples.* Pass t\.T, or batch_first=True"):
+        pathline.solve(spiral, torch.ones(4, 2), torch.linspace(0.0, 1.0, 3).expand(4, 3), clock="per-sample")
 
 
 def test_nested_lists_are_refused_like_the_tensor_they_mean():

@@ -51,7 +51,7 @@ def test_losses_of_a_sensitivity(loss, error, message):
 
 @pytest.mark.parametrize("values", [torch.ones(5), torch.tensor(1.0)])
 def test_rows_of_a_masked_mean(values):
-    with pytest.raises(ValueError, match="`values` has one row for each of the 3 times"):
+    with pytest.raises(ValueError, match=r"`values` begins with the shape of `valid`, \(3,\); its shape is"):
         pathline.solve(decay, Y0, TIMES).masked_mean(values)
 
 

@@ -268,3 +268,15 @@ def test_the_adjoint_asks_for_what_it_can_split():
     y1 = pathline.solve(plain, y0, (0.0, 1.0), gradient=pathline.Adjoint(method="leapfrog")).y1
     with pytest.raises(ValueError, match="kicks and drifts, and the field isn't split"):
         y1.sum().backward()
+
+
+@pytest.mark.parametrize("method", ["yoshida6", "scipy"])
+def test_the_sensitivity_along_a_solution(method):
+    found, y0, t = [], torch.tensor([1.0, 0.3], dtype=DOUBLE), torch.linspace(0.0, 2.0, 5, dtype=DOUBLE)
+    for name, options in (("tsit5", {"rtol": 1e-9, "atol": 1e-10}), (method, {})):
+        options = options or ({"dt": 0.05} if method == "yoshida6" else {"rtol": 1e-9, "atol": 1e-10})
+        with torch.no_grad():
+            solution = pathline.solve(PENDULUM, y0, t, method=name, **options)
+        curve = pathline.sensitivity(solution, lambda ys: ys.pow(3).sum())
+        found.append(torch.stack([curve(s) for s in (0.0, 0.3, 1.1, 1.9)]))
+    torch.testing.assert_close(found[1], found[0], rtol=0.0, atol=1e-7)
