@@ -157,7 +157,9 @@ def rates(batch: int) -> tuple[Tensor, Tensor, Tensor]:
     return 0.04 * spread, 3e7 * spread[(37 * order) % batch], 1e4 * spread[(13 * order) % batch]
 
 
-def ours(batch: int, method: str = STIFF_METHOD, end: float = 1e11) -> pathline.Solution:
+def ours(
+    batch: int, method: str = STIFF_METHOD, end: float = 1e11, rtol: float = RTOL, atol: float = ATOL
+) -> pathline.Solution:
     """All problems at once, each with its own clock."""
 
     def field(t: Tensor, y: Tensor, k: tuple[Tensor, ...]) -> Tensor:
@@ -172,8 +174,8 @@ def ours(batch: int, method: str = STIFF_METHOD, end: float = 1e11) -> pathline.
             args=pathline.PerSample(rates(batch)),
             clock="per-sample",
             method=method,
-            rtol=RTOL,
-            atol=ATOL,
+            rtol=rtol,
+            atol=atol,
             on_failure="return",
         )
 

@@ -56,7 +56,7 @@ def stiff(methods: list[str]) -> Figure:
         mine = [row for row in rows if row["problem"] == problem and row["status"] == "success"]
         for peer, grey in (("scipy Radau", "#000000"), ("scipy BDF", "#888888")):
             points = {(r["theirs"]["evaluations"], r["theirs"]["error"] * r["rtol"]) for r in mine if r["peer"] == peer}
-            axes.plot(*zip(*sorted(points), strict=True), color=grey, linestyle="--", label=peer)
+            axes.plot(*zip(*sorted(points), strict=True), color=grey, linestyle="--", marker="x", label=peer)
         for i, method in enumerate(methods):
             points = {(r["ours"]["evaluations"], r["ours"]["error"] * r["rtol"]) for r in mine if r["method"] == method}
             style = {"color": PALETTE[i % len(PALETTE)], "marker": MARKS[i], "markersize": 4}

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pathline._structure import host
 from pathline.controllers import PID, FixedStep, Grid, towards
-from pathline.events import Event, EventRecord, Watch
+from pathline.events import Event, EventRecord, Watch, event_times
 from pathline.gradients.base import Gradient, Kept, move
 from pathline.gradients.inputs import transforming
 from pathline.loop import Problem, Result
@@ -139,7 +140,7 @@ class _Drive:
         merged.spec = merged.spec or result.spec
         if self.problem.save.steps:
             merged.add(kept.rows)
-            merged.step_times += [self.start, *(float(piece.end) for piece in result.pieces)]
+            merged.step_times += [self.start, *(host(piece.end) for piece in result.pieces)]
         else:
             reached = max(min(result.valid - 1, len(inner)), 0)
             merged.add([leaf[1 : 1 + reached] for leaf in kept.rows])
@@ -340,7 +341,7 @@ def given_times(
     for number, event in enumerate(events):
         if event.at is None:
             continue
-        at = event.at if isinstance(event.at, Tensor) else torch.as_tensor(event.at, dtype=torch.float64)
+        at = event_times(event.at)
         if at.dim() > 1:
             raise ValueError(
                 f"`at` has shape {tuple(at.shape)}. On the shared clock it is (n,); times of each sample's own need "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pathline._structure import host
 from pathline.roots import bracket, bracket_rows
 from pathline.solvers.base import horner, spread
 
@@ -122,7 +123,7 @@ class Watch:
 
     def shared(self, problem: Problem, args: Any, t: Any, y: Tensor) -> SharedWatch | None:
         """Of one solve on the shared clock."""
-        return SharedWatch(self, problem.term, args, float(t), y) if self._crossings else None
+        return SharedWatch(self, problem.term, args, host(t), y) if self._crossings else None
 
     def rows(self, problem: Problem, args: Any) -> RowWatch | None:
         """Of one solve with a clock a sample."""
@@ -141,6 +142,7 @@ class SharedWatch:
         self.numbers = [i for i, event in enumerate(watch.events) if event.crossing is not None]
         self.fresh = set(watch.fresh)
         self.found: list[int] = []
+        self.recording = False
         with torch.no_grad():
             self.values = {i: self.value(i, term, t, y) for i in self.numbers}
 
@@ -152,6 +154,7 @@ class SharedWatch:
                 f"`crossing` returned shape {tuple(g.shape)}. On the shared clock it is one number for the whole "
                 'batch; for one event a sample use clock="per-sample", or reduce it, as with min().'
             )
+        _check_real(g)
         g = float(g)
         if math.isnan(g):
             raise ValueError(f"`crossing` returned NaN at t = {t:g}. It is finite wherever the solution is.")
@@ -159,6 +162,7 @@ class SharedWatch:
 
     def look(self, term: Bound, step: Step, t0: float, t1: float, y0: Tensor) -> float | None:
         """Where in this step the first event fires; ``found`` then holds the numbers of those that fire there."""
+        self.recording = torch.is_grad_enabled()
         with torch.no_grad():
             ends = {i: self.value(i, term, t1, step.y1) for i in self.numbers}
             roots = {}
@@ -176,7 +180,7 @@ class SharedWatch:
 
     def _root(self, i: int, term: Bound, step: Step, t0: float, t1: float, y0: Tensor, g1: float) -> float | None:
         def g(t: float) -> float:
-            return self.value(i, term, t, step.y1 if t == t1 else step.rows([t])[0])
+            return self.value(i, term, t, step.y1 if t == t1 else self._state(step, t))
 
         event, start, g0 = self.events[i], t0, self.values[i]
         sign = g0
@@ -187,6 +191,11 @@ class SharedWatch:
         if sign * g0 <= 0:
             return start  # back through zero within a thousandth of the step
         return None if g1 * sign > 0 else bracket(g, start, t1, g0, g1, event.tolerance or 0.0)
+
+    def _state(self, step: Step, t: float) -> Tensor:
+        """Dense output; a stage that it evaluates belongs to the step, and to the step's recording."""
+        with torch.set_grad_enabled(self.recording):
+            return step.rows([t])[0].detach()
 
     def _still_zero(
         self, g: Callable[[float], float], event: Event, t0: float, t1: float, y0: Tensor, g0: float
@@ -221,6 +230,7 @@ class RowWatch:
         self.numbers = [i for i, event in enumerate(watch.events) if event.crossing is not None]
         self.fresh: Tensor = watch.fresh
         self.values: dict[int, Tensor] = {}
+        self.recording = False
 
     def start(self, term: Bound, t: Tensor, y: Tensor) -> None:
         """The values where the solve begins."""
@@ -236,11 +246,17 @@ class RowWatch:
         """One crossing's numbers, ``(rows,)``."""
         return crossing_of(self.events[number], term, t, y, self.args)
 
-    @torch.no_grad()
     def look(
         self, term: Bound, step: Any, t0: Tensor, t1: Tensor, y0: Tensor, accepted: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Which events fire in each row (-1 where none does), and where the first of them does; None if none at all."""
+        self.recording = torch.is_grad_enabled()
+        with torch.no_grad():
+            return self._look(term, step, t0.detach(), t1.detach(), y0, accepted)
+
+    def _look(
+        self, term: Bound, step: Any, t0: Tensor, t1: Tensor, y0: Tensor, accepted: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         moved = torch.ones_like(t0, dtype=torch.bool)
         if accepted is not None:
             moved = torch.zeros_like(moved).index_fill(0, accepted, True)
@@ -320,7 +336,9 @@ class RowWatch:
         self, i: int, term: Bound, step: Any, row: Tensor, t0: Tensor, t1: Tensor
     ) -> Callable[[Tensor], Tensor]:
         """The crossing as a function of times inside the steps of some rows."""
-        curve, some = step.coefficients(row), term.select(row)
+        with torch.set_grad_enabled(self.recording):  # a stage that this evaluates belongs to the step
+            curve = step.coefficients(row).detach()
+        some = term.select(row)
         start, length = t0[row], (t1 - t0)[row]
 
         def g(t: Tensor) -> Tensor:
@@ -334,6 +352,27 @@ def _largest(y: Tensor, like: Tensor) -> Tensor:
     return y.abs().reshape(len(y), -1).amax(1).to(like.dtype)
 
 
+def _check_real(g: Any) -> None:
+    if isinstance(g, bool) or (isinstance(g, Tensor) and not g.is_floating_point()):
+        came = g.dtype if isinstance(g, Tensor) else bool
+        raise TypeError(
+            f"`crossing` returned {came}. It is a real number whose sign changes at the event: y - 1, not y > 1."
+        )
+
+
+def event_times(at: Any) -> Tensor:
+    """``Event(at=...)`` as a tensor; what requires grad keeps it."""
+    try:
+        if isinstance(at, list | tuple) and any(isinstance(x, Tensor) for x in at):
+            at = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in at])
+        at = at if isinstance(at, Tensor) else torch.as_tensor(at, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"`at` is a tensor of times, or numbers; it is {at!r}. Pass [0.5, 1.0], for example.") from None
+    if at.is_complex() or at.dtype == torch.bool:
+        raise TypeError(f"`at` is real; it has dtype {at.dtype}. Pass at.real or at.float().")
+    return at
+
+
 def crossing_of(event: Event, term: Bound, t: Tensor, y: Tensor, args: Any) -> Tensor:
     """The crossing of each row, ``(rows,)``, in double precision."""
     g = term.apply(event.crossing, t, y, args)
@@ -343,6 +382,7 @@ def crossing_of(event: Event, term: Bound, t: Tensor, y: Tensor, args: Any) -> T
             f"`crossing` returned {came} for {len(y)} samples. On the per-sample clock it is one number for each of "
             "them, (rows,)."
         )
+    _check_real(g)
     g = g.reshape(-1).to(t.dtype)
     if bool(torch.isnan(g).any()):
         raise ValueError(f"`crossing` returned NaN near t = {float(t[0]):g}. It is finite wherever the solution is.")

@@ -27,9 +27,11 @@ def explain(problem: Problem, result: Result, args: Any) -> str:
     stiffness = _stiffness(problem, result, args)
     looks = f", and the field looks stiff (|J| about {stiffness:.0e})" if _stiff(problem, result, stiffness) else ""
     if result.status is Status.MAX_STEPS:
+        explicit = not getattr(problem.solver, "implicit", False)
+        stiff = 'Try method="kvaerno5", or "auto"; or raise' if looks and explicit else "Raise"
         return (
             f"`max_steps` = {problem.max_steps} was reached at t = {result.t1:g} of {problem.times[-1]:g} ({count})"
-            f"{looks}. Raise max_steps, or {_fewer_steps(problem)}. {tail}"
+            f"{looks}. {stiff} max_steps, or {_fewer_steps(problem)}. {tail}"
         )
     if result.status is Status.ZENO:
         return f"An event fires infinitely often near t = {result.t1:g} ({count}). {_CURES[Status.ZENO]} {tail}"

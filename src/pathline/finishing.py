@@ -17,6 +17,7 @@ from pathline.gradients import Kept
 from pathline.gradients.inputs import transforming
 from pathline.loop import Problem, finite
 from pathline.row_clocks import CODES
+from pathline.row_loop import RowResult
 from pathline.row_saving import step_times
 from pathline.saving import Save
 from pathline.solution import Solution
@@ -38,7 +39,7 @@ def finish(problem: Problem, kept: Kept, times: Times, args: Any, on_failure: st
         bad = ~torch.isfinite(kept.rows[0].detach().reshape(len(kept.rows[0]), -1)).all(1)
         valid, status = int(bad.nonzero()[0]), Status.NON_FINITE
         result.status, result.suspect = status, kept.rows[0][valid]
-    rows = [_filled(leaf[:valid], n) for leaf in kept.rows]
+    rows = [_filled(leaf[: max(valid, 1)], n) for leaf in kept.rows]
     if save.fn is not None:
         spec = result.spec
         if spec is None:
@@ -87,6 +88,8 @@ def finish_rows(problem: Problem, kept: Kept, times: Times, args: Any, on_failur
     elif times.real is not None:
         valid = valid & times.real
     rows = [_still(leaf, valid) for leaf in kept.rows] if times.real is not None else kept.rows
+    if save.fn is None and not transforming() and not finite(rows[0]):
+        rows, valid = _without_bad(result, rows[0], valid)
     if save.fn is not None:
         spec = result.spec
         if spec is None:
@@ -128,6 +131,21 @@ def finish_rows(problem: Problem, kept: Kept, times: Times, args: Any, on_failur
             error = ERRORS[next(iter(kinds))] if len(kinds) == 1 else BatchError
             raise error(solution.message, solution, kinds.most_common(1)[0][0])
     return solution
+
+
+def _without_bad(result: RowResult, rows: Tensor, valid: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Rows up to the first of a sample that is not finite, and which they are; the sample has failed there.
+
+    A state may be finite where a slope for the row before it is not.
+    """
+    n, batch = valid.shape
+    bad = valid & ~torch.isfinite(rows.detach().reshape(n, batch, -1)).all(2)
+    failed = bad.any(0).nonzero()[:, 0]
+    result.code[failed] = CODES.index(Status.NON_FINITE)
+    result.suspect.append((failed, rows.detach()[bad.long().argmax(0)[failed], failed]))
+    valid = valid & (bad.cumsum(0) == 0)
+    last = torch.where(valid, torch.arange(n, device=valid.device)[:, None], 0).cummax(0).values
+    return [_still(rows[last, torch.arange(batch, device=valid.device)], valid)], valid
 
 
 def _still(rows: Tensor, valid: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pathline.solvers.base import spread
+from pathline.solvers.jacobians import transforming
 from pathline.status import Status
 from pathline.tolerance import Tolerance
 
@@ -49,7 +50,7 @@ class RowGrid:
     measures = False
 
     def __init__(self, steps: Tensor, at: Callable[[int], Tensor]) -> None:
-        self.steps, self.at = steps.cpu().numpy(), at
+        self.steps, self.at = on_host(steps), at
         self.index: Tensor | None = None
         self.k = 0
         self.t = at(0)
@@ -100,8 +101,8 @@ class RowPID:
         self.tolerance = setting.term.tolerance or Tolerance(0.0, 1.0, per_sample=True)
         self.t: Tensor = setting.times[0].detach().double()
         self.device = self.t.device
-        self.now: Array = self.t.cpu().numpy()
-        self.end: Array = setting.times[-1].detach().double().cpu().numpy()
+        self.now: Array = on_host(self.t)
+        self.end: Array = on_host(setting.times[-1].detach().double())
         self.sign = np.where(self.end >= self.now, 1.0, -1.0)
         self.done: Array = self.now == self.end
         self.failure: Array = np.zeros(len(self.now), dtype=np.int64)
@@ -113,7 +114,7 @@ class RowPID:
         self.before = self.last = np.ones_like(self.now)
         self.rejected = np.zeros_like(self.done)
         self.hopeless = np.zeros_like(self.done)
-        first = self._first_step(y0, args, carry).cpu().numpy()
+        first = on_host(self._first_step(y0, args, carry))
         self.dt = np.clip(first, self.min_step, self.max_step)
         self.resolution = 10 * np.spacing(self.dt)
         self.target = self.now
@@ -234,9 +235,9 @@ class RowPID:
             return np.zeros_like(self.now)
         scale = self.tolerance.scale(y0, step.y1)
         if isinstance(error, Tensor):
-            return self._norm(error / scale).cpu().numpy()
+            return on_host(self._norm(error / scale))
         # Estimates of orders 5 and 3 combine to one that falls like h^8 (Hairer, Norsett, Wanner, II.10).
-        fine, coarse = (self._norm(e / scale).cpu().numpy() for e in error)
+        fine, coarse = (on_host(self._norm(e / scale)) for e in error)
         with np.errstate(invalid="ignore"):
             return np.where(fine == 0, fine, fine * fine / np.hypot(fine, 0.1 * coarse))
 
@@ -299,7 +300,7 @@ def _columns(times: Sequence[float] | Tensor | None, rows: int) -> Array | None:
     """``(rows, n)`` of times that all samples share, ``(n,)``, or that are each one's own, ``(n, batch)``."""
     if times is None or len(times) == 0:
         return None
-    given = torch.as_tensor(times, dtype=torch.float64).detach().cpu().numpy()
+    given = on_host(torch.as_tensor(times, dtype=torch.float64).detach())
     if given.ndim == 1:
         return np.broadcast_to(given, (rows, len(given)))
     if given.ndim != 2 or given.shape[1] != rows:
@@ -312,14 +313,22 @@ def _columns(times: Sequence[float] | Tensor | None, rows: int) -> Array | None:
 
 def _mask(failed: Any, rows: int) -> Array:
     if isinstance(failed, Tensor):
-        return failed.cpu().numpy()
+        return on_host(failed)
     return np.full(rows, bool(failed))
 
 
+def on_host(x: Tensor) -> Array:
+    """A small tensor as an array."""
+    if transforming():  # no memory behind a wrapped tensor
+        kind = bool if x.dtype == torch.bool else float if x.is_floating_point() else np.int64
+        return np.array(x.tolist(), dtype=kind)
+    return x.cpu().numpy()
+
+
 def _numbers(x: Any) -> Any:
-    return x.detach().double().cpu().numpy() if isinstance(x, Tensor) else x
+    return on_host(x.detach().double()) if isinstance(x, Tensor) else x
 
 
 @torch.no_grad()
 def _finite_rows(y: Tensor) -> Array:
-    return torch.isfinite(y.reshape(len(y), -1)).all(1).cpu().numpy()
+    return on_host(torch.isfinite(y.reshape(len(y), -1)).all(1))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pathline.controllers import PID, Grid
 from pathline.eventful import ZENO, located, reset_state
-from pathline.events import Event, EventRecord, Watch, crossing_of
+from pathline.events import Event, EventRecord, Watch, crossing_of, event_times
 from pathline.gradients.base import Gradient, Kept
 from pathline.loop import Problem
 from pathline.row_clocks import CODES
@@ -96,6 +96,9 @@ class _Rounds:
 
     def go(self) -> Kept:
         """Round after round."""
+        if not self.batch:
+            kept = self.differentiate.solve(self.problem, self.y0, self.times.moving, self.args, self.f)
+            return replace(kept, t1=self.start, events=self._records(kept.y1, self.start))
         samples = torch.arange(self.batch, device=self.y0.device)
         y = self.y0
         moving = self.times.moving
@@ -409,7 +412,7 @@ def _at(at: Any, batch: int, like: Tensor) -> Tensor:
             raise ValueError(f"`at` as a list has one tensor for each of the {batch} samples; it has {len(at)}.")
         most = max(len(x) for x in at)
         return torch.stack([torch.cat([x.to(like), like.new_full((most - len(x),), torch.inf)]) for x in at], dim=1)
-    given = (at if isinstance(at, Tensor) else torch.as_tensor(at, dtype=like.dtype)).to(like)
+    given = event_times(at).to(like)
     given = given.reshape(-1, 1).expand(-1, batch) if given.dim() < 2 else given
     if given.dim() != 2 or given.shape[1] != batch:
         raise ValueError(

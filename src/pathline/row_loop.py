@@ -17,7 +17,7 @@ from torch import Tensor
 from pathline import _random
 from pathline.controllers import Setting
 from pathline.hooks import Hooks
-from pathline.row_clocks import CODES, RowGrid, RowPID
+from pathline.row_clocks import CODES, RowGrid, RowPID, on_host
 from pathline.row_saving import Due, RowKeeper, Window, inside, shorten
 from pathline.solvers.base import either, lasting, rows_of, spread_mask
 from pathline.stats import RowStats
@@ -172,7 +172,7 @@ class _March:
         self.samples = keeper.samples
         self.watch = None if problem.watch is None else problem.watch.rows(problem, args)
         self.ends: list[tuple[Tensor, Tensor]] = []
-        self.numbers = self.samples.cpu().numpy()
+        self.numbers = on_host(self.samples)
         self.accepted = np.zeros_like(self.numbers)
         self.rejected = np.zeros_like(self.numbers)
         self.calls = calls
@@ -208,12 +208,12 @@ class _March:
             self._note_failures(step)
             y, carry, given = self._onward(step, mask, y, carry, given)
             if cut is not None:
-                y = cut
+                y = cut if mask is None else torch.where(spread_mask(mask, cut), cut, y)
             self.accepted += 1 if good is None else good
             self.rejected += 0 if good is None else ~good
             leaving = clock.done | (clock.failure > 0)
             if event is not None:
-                leaving = leaving | (event.cpu().numpy() >= 0)
+                leaving = leaving | (on_host(event) >= 0)
             if leaving.any():
                 y, carry, given = self._leave(y, carry, given, leaving, event)
         if self.window is not None:
@@ -254,7 +254,7 @@ class _March:
         """What the accepted rows contribute, now or later."""
         if self.window is None:
             return self._piece(step, term, t0, t1, y, *rest)
-        self.window.add(step, t0, t1, self.numbers, self.clock.t.detach().double().cpu().numpy())
+        self.window.add(step, t0, t1, self.numbers, on_host(self.clock.t.detach().double()))
         if self.window.full:
             self._read()
         return None, None
@@ -467,8 +467,10 @@ class _Merged:
         return None
 
     def coefficients(self, rows: Tensor | None = None) -> Tensor:
-        """Dense output of accepted rows."""
-        assert rows is not None
+        """Dense output of accepted rows; of the others nothing."""
+        if rows is None:
+            own = self.step.coefficients()
+            return own.new_zeros(len(own), self.rows, *own.shape[2:]).index_copy(1, self.accepted, own)
         place = torch.zeros(self.rows, dtype=torch.long, device=rows.device)
         place[self.accepted] = torch.arange(len(self.accepted), device=rows.device)
         return self.step.coefficients(place[rows])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pathline.row_clocks import on_host
 from pathline.saving import Save
 from pathline.solvers.base import horner, spread, spread_mask
 
@@ -111,7 +112,7 @@ class RowKeeper:
             ends = step.y1 if cut is None else cut
             return self.kept(ends[due.row], t1[due.row])
         exact = self.times if self.exact is None else self.exact
-        values = inside(step, t0, t1, due.row, exact[due.place])
+        values = inside(step, t0, t1, due.row, exact[due.place], moving=self.exact is not None)
         if self.moved is not None:
             values = self.moved(values, due)
         return self.kept(values, self._at(due))
@@ -151,7 +152,7 @@ class Window:
 
     def __init__(self, keeper: RowKeeper, start: Tensor) -> None:
         self.keeper = keeper
-        self.ends = [start.cpu().numpy()]
+        self.ends = [on_host(start)]
         self.steps: list[tuple[Any, Tensor, Tensor]] = []
         self.places: list[np.ndarray] = []
         self.size = 0
@@ -190,24 +191,31 @@ class Window:
         start, end = t0[row], t1[row]
         theta = (times - start) / (end - start)
         values = horner(coefficients[:, row], spread(theta, y1))
-        values = torch.where(spread_mask(times == end, values), y1[row], values)
+        values = ended(values, y1[row], times == end, moving=keeper.exact is not None)
         if keeper.moved is not None:
             values = keeper.moved(values, due)
         return due, keeper.kept(values, keeper.times[due.place])
 
 
-def inside(step: Step, t0: Tensor, t1: Tensor, row: Tensor, times: Tensor) -> Tensor:
+def inside(step: Step, t0: Tensor, t1: Tensor, row: Tensor, times: Tensor, *, moving: bool = False) -> Tensor:
     """States of a step: entry ``i`` of row ``row[i]`` at ``times[i]``, ``(entries, *state)``."""
     at_end = times == t1[row]
-    values = step.y1[row]
-    if bool(at_end.all()):
-        return values
+    ends = step.y1[row]
+    if not moving and bool(at_end.all()):
+        return ends
     asked, place = torch.unique_consecutive(row, return_inverse=True)  # rows come in order
     every = len(asked) == len(t0)
     coefficients = step.coefficients() if every else step.coefficients(asked)
     theta = (times - t0[row]) / (t1 - t0)[row]
-    between = horner(coefficients[:, place], spread(theta, values))
-    return torch.where(spread_mask(at_end, values), values, between)
+    between = horner(coefficients[:, place], spread(theta, ends))
+    return ended(between, ends, at_end, moving=moving)
+
+
+def ended(between: Tensor, ends: Tensor, at_end: Tensor, *, moving: bool) -> Tensor:
+    """Entries at the end of a step are its end; where times move, with the derivative of the curve by its time."""
+    if moving:
+        ends = ends.detach() + (between - between.detach())
+    return torch.where(spread_mask(at_end, between), ends, between)
 
 
 def shorten(coefficients: Tensor, fraction: Tensor) -> Tensor:

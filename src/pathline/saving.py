@@ -80,7 +80,7 @@ class Keeper:
         """The rows at the start."""
         n = 1 if self.save.steps else due.stop - due.start
         rows = y0.unsqueeze(0).expand(n, *y0.shape)
-        if self.moved is not None:
+        if self.moved is not None and not self.save.steps:
             rows = self.moved(rows, due)
         return self.kept(rows, [self.times[0]] * n)
 

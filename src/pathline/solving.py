@@ -23,6 +23,7 @@ from pathline.row_eventful import solve_row_eventful
 from pathline.saving import Save
 from pathline.solution import Solution
 from pathline.solvers import Solver, find_solver
+from pathline.solvers.base import spread_mask
 from pathline.stats import Stats
 from pathline.surroundings import check_layers
 from pathline.terms import ODE, Bound, PerSample, Term
@@ -343,12 +344,11 @@ def _check_rows(problem: Problem, y0: Tensor, args: Any) -> None:
         return
     term, t = problem.term, problem.times[0]
     with torch.no_grad():
-        even = torch.arange(len(y0), device=y0.device) % 2 == 0
-        mask = even.reshape(-1, *(1,) * (y0.dim() - 1))
-        before = term.rate(t, y0, args)
-        for moved, still in ((mask, ~even), (~mask, even)):
-            after = term.rate(t, torch.where(moved, y0 * 1.01 + 1e-2, y0), args)
-            change = (after - before)[still].abs().amax() if y0[0].numel() else torch.zeros(())
+        before, number = term.rate(t, y0, args), torch.arange(len(y0), device=y0.device)
+        bits = [((number >> k) & 1).bool() for k in range((len(y0) - 1).bit_length())]  # any two samples differ in one
+        for moved in (x for bit in bits for x in (bit, ~bit)):
+            after = term.rate(t, torch.where(spread_mask(moved, y0), y0 * 1.01 + 1e-2, y0), args)
+            change = (after - before)[~moved].abs().amax() if y0[0].numel() else torch.zeros(())
             size = before.abs().amax().clamp_min(1e-30)
             if float(change / size) > 1e3 * torch.finfo(before.dtype).eps:
                 raise ValueError(

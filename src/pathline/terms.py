@@ -325,17 +325,22 @@ class Bound:
     def time(self, t: Time) -> Tensor:
         """The tensor that the field receives: 0-d, or ``(rows, 1, ..., 1)`` (``(rows,)`` for a structured state)."""
         if isinstance(t, Tensor):
-            if isinstance(self.low, Tensor) or self.low > -math.inf:
-                t = t + (t.clamp(self.low, self.high) - t).detach()  # a time at the border still carries its derivative
-            t = t.to(device=self.device, dtype=self.dtype)
+            if t.dim() == len(self._lead) > 1:
+                return t  # shaped already
+            t = self._inside(t).to(device=self.device, dtype=self.dtype)
             return t if t.dim() == 0 else t.view(self._lead)
         return torch.full((), min(max(t, self.low), self.high), dtype=self.dtype, device=self.device)
 
     def shaped(self, times: Tensor) -> Tensor:
         """``(n, rows)`` times as the field receives them, ``(n, rows, 1, ..., 1)``."""
-        if isinstance(self.low, Tensor):
-            times = times.clamp(self.low, self.high)
-        return times.to(device=self.device, dtype=self.dtype).view(len(times), *self._lead)
+        times = self._inside(times).to(device=self.device, dtype=self.dtype)
+        return times.view(*times.shape, *self._lead[1:])
+
+    def _inside(self, t: Tensor) -> Tensor:
+        """Times moved to their own side of a jump; their derivative stays."""
+        if isinstance(self.low, Tensor) or self.low > -math.inf:
+            return t + (t.clamp(self.low, self.high) - t).detach()
+        return t
 
     def rate(self, t: Time, y: Tensor, args: Any) -> Tensor:
         """dy/dt of the flat state."""

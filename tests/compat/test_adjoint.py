@@ -73,6 +73,31 @@ def test_fixed_steps_make_the_original_s_steps_backwards(method, options):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
+@BOTH
+def test_one_time(lib):
+    y0 = start().requires_grad_()
+    ys = lib.odeint_adjoint(Field(), y0, T[:1])
+    assert ys.shape == (1, 2, 2)
+    ys.sum().backward()
+    assert torch.equal(y0.grad, torch.ones_like(y0))
+
+
+IMPLICIT = ["implicit_euler", "trapezoid", "gl4", "radauIIA5", "sdirk2", "trbdf2"]
+
+
+@pytest.mark.parametrize("method", ["scipy_solver", "implicit_adams", "explicit_adams", *IMPLICIT])
+@pytest.mark.parametrize("norm", [{}, {"norm": "seminorm"}], ids=["all", "seminorm"])
+def test_every_kind_of_method_has_an_adjoint(method, norm):
+    grid = {} if method == "scipy_solver" else {"step_size": 0.01 if method == "implicit_euler" else 0.05}
+    more = {"options": grid, "adjoint_options": grid | norm, "rtol": 1e-7, "atol": 1e-9}
+    field = Field()
+    found = gradients(ours.odeint_adjoint, field, method=method, **more)
+    truth = gradients(ours.odeint, field)
+    bound = 3e-2 if method == "implicit_euler" else 5e-3
+    for a, b in zip(found, truth, strict=True):
+        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=bound, atol=bound)
+
+
 def test_unused_parameters_receive_zeros():
     field = Field()
     gradients(ours.odeint_adjoint, field)

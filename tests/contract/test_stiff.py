@@ -75,8 +75,12 @@ def test_verdicts():
 
 @pytest.mark.parametrize("method", [m for m in ("radau5", "kvaerno5", "rodas5p", "bdf") if m in methods()])
 def test_64_reactions_with_rates_over_two_decades(method):
-    """Each with its own clock to t = 1e11: all succeed, and agree with scipy one by one."""
-    solution = ours(64, method)
+    """Each with its own clock to t = 1e11: all succeed, and agree with scipy one by one.
+
+    Below zero the reaction runs away: a multistep method, scipy's BDF too, needs an absolute tolerance below the
+    concentrations there, 1e-9 and less.
+    """
+    solution = ours(64, method, atol=1e-12 if method == "bdf" else 1e-10)
     assert solution.status.failed == []
     torch.testing.assert_close(solution.y1.sum(-1), torch.ones(64, dtype=torch.float64), rtol=0.0, atol=1e-3)
     few, _ = theirs(64, only=(0, 21, 42, 63), rtol=1e-8, atol=1e-14)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 
 from pathline.compat._adjoint import Wishes
 from pathline.compat._calls import Call, monotone
@@ -124,7 +125,7 @@ def odeint_adjoint(
     if event_fn is not None:
         return until(call, gradient, event_fn)
     rows = call.run(gradient, call.problem(monotone(call.t))).rows[0]
-    if rows.grad_fn is not None:
+    if isinstance(rows.grad_fn, BackwardCFunction):  # a solve of one time has no node of its own
         rows.grad_fn.adjoint_options = gradient.options  # pyright: ignore[reportAttributeAccessIssue]
     return call.structure.unravel(rows)
 

@@ -96,7 +96,7 @@ class RowPiecewise:
         self.start, self.end, self.coefficients = start[order], end[order], coefficients[order]
         self.counts = torch.bincount(samples, minlength=batch)
         self.offset = self.counts.cumsum(0) - self.counts
-        most = int(self.counts.max()) if batch else 0
+        most = int(self.counts.max()) if batch else 1
         place = self.offset[:, None] + torch.arange(most, device=samples.device).clamp(max=(self.counts - 1)[:, None])
         self.knots = torch.cat([self.start[place][:, :1], self.end[place]], dim=1)  # (batch, most + 1)
         self.sign = torch.where(self.knots[:, -1:] >= self.knots[:, :1], 1.0, -1.0).to(self.knots)

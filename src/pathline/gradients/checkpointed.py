@@ -263,10 +263,19 @@ class _Sweep:
                 t0, t1 = (piece.t0, piece.t1) if clock is None else (clock.at(k), clock.at(k + 1))
                 step = self.problem.solver.step(piece.term, t0, t1, y, args, carry)
                 end, outputs = contribution(keeper, step, replace(piece, t0=t0, t1=t1))
-            # The outputs may have computed the slope that is carried on.
-            handed = floating(step.carry)
-            handed = handed if len(handed) == carried else [None] * carried
-            return [end, *handed, *outputs]
+            return [end, *_handed(step, carried), *outputs]
+
+
+def _handed(step: Any, carried: int) -> list[Tensor]:
+    """What the next step took over; a slope at the end that dense output had computed is computed once more."""
+    if not carried:
+        return []
+    handed = floating(step.carry)
+    if len(handed) != carried:
+        step.coefficients()
+        handed = floating(step.carry)
+    assert len(handed) == carried, "a recomputed step hands on what the first one did"
+    return handed
 
 
 def _row_outputs(keeper: RowKeeper, step: Any, t0: Tensor, t1: Tensor, piece: Any) -> tuple[Tensor, Sequence[Tensor]]:

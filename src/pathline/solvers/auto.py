@@ -30,19 +30,19 @@ EASY = 5
 
 
 class Mode(NamedTuple):
-    """What a step takes over, for each clock.
+    """What a step takes over: host values on the shared clock, tensors ``(rows,)`` on the per-sample one.
 
     Attributes:
         slope: at the start of the step, in the shape of the state; zeros where it is not known.
-        known: ``(clocks,)``, whether it is.
-        stiff: ``(clocks,)``, which method is next.
-        hits: ``(clocks,)``, steps that spoke for a change.
+        known: whether it is.
+        stiff: which method is next.
+        hits: steps that spoke for a change.
     """
 
     slope: Tensor
-    known: Tensor
-    stiff: Tensor
-    hits: Tensor
+    known: Any
+    stiff: Any
+    hits: Any
 
 
 class Auto:
@@ -80,7 +80,7 @@ class Auto:
 
     def __init__(self) -> None:
         self.explicit = RungeKutta(TABLEAUS["tsit5"])
-        self.implicit_method = ROSENBROCK["rodas5p"]
+        self.stiff = ROSENBROCK["rodas5p"]
         self.gains = (0.2, 0.8, 0.0)
         a, b = self.explicit.tableau.a, self.explicit.tableau.b
         last = [float(x) for x in a[-2]]
@@ -88,53 +88,62 @@ class Auto:
 
     def init(self, term: Bound, t0: Time, y0: Tensor, args: Any) -> Mode:
         """Explicit, with the slope at the start."""
-        clocks = len(y0) if term.per_sample else 1
-        no = torch.zeros(clocks, dtype=torch.bool, device=y0.device if term.per_sample else None)
-        return Mode(term.rate(t0, y0, args), ~no, no, no.long())
+        slope = term.rate(t0, y0, args)
+        if not term.per_sample:
+            return Mode(slope, True, False, 0)
+        no = torch.zeros(len(y0), dtype=torch.bool, device=y0.device)
+        return Mode(slope, ~no, no, no.long())
 
     def step(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, carry: Mode | None) -> AutoStep:
         """One step, of one method or of both, each with its rows."""
         mode = self.init(term, t0, y, args) if carry is None else carry
-        if not term.per_sample or bool(mode.stiff.all()) or not bool(mode.stiff.any()):
-            return AutoStep(y, [(None, self._part(term, t0, t1, y, args, mode))])
-        parts: list[tuple[Tensor | None, _Part]] = []
-        for group in (~mode.stiff, mode.stiff):
-            index = group.nonzero()[:, 0]
-            some = Mode(*(x[index] for x in mode))
-            starts, ends = (t[index] if isinstance(t, Tensor) else t for t in (t0, t1))
-            parts.append((index, self._part(term.select(index), starts, ends, y[index], args, some)))
-        return AutoStep(y, parts)
+        if not term.per_sample or bool((mode.stiff == mode.stiff[0]).all()):
+            return AutoStep([self._part(term, t0, t1, y, args, mode)], None)
+        groups = [group.nonzero()[:, 0] for group in (~mode.stiff, mode.stiff)]
+        parts = [self._some(term, t0, t1, y, args, mode, index) for index in groups]
+        return AutoStep(parts, torch.cat(groups).argsort())
+
+    def _some(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, mode: Mode, index: Tensor) -> _Part:
+        """The step of the rows in ``index``."""
+        starts, ends = (t[index] if isinstance(t, Tensor) else t for t in (t0, t1))
+        return self._part(term.select(index), starts, ends, y[index], args, Mode(*(x[index] for x in mode)))
 
     def _part(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, mode: Mode) -> _Part:
-        if bool(mode.stiff[0]):
-            step = self.implicit_method.step(term, t0, t1, y, args, None)
+        if bool(mode.stiff[0] if term.per_sample else mode.stiff):
+            step = self.stiff.step(term, t0, t1, y, args, None)
             return _Part(step, self._after_stiff(term, t0, t1, y, step, mode), mode)
         mode = mode._replace(slope=_slopes(term, t0, y, args, mode))
         step = self.explicit.step(term, t0, t1, y, args, mode.slope)
         return _Part(step, self._after_explicit(term, step, mode), mode)
 
     def _after_explicit(self, term: Bound, step: RungeKuttaStep, mode: Mode) -> Mode:
-        *_, before, last = step.ks
+        *earlier, before, last = step.ks
         with torch.no_grad():
-            apart = last * 0.0
-            for weight, k in zip(self._apart, step.ks, strict=False):
+            apart = before * self._apart[-1]
+            for weight, k in zip(self._apart, earlier, strict=False):
                 apart.add_(k, alpha=weight)
             edge = _size(term, last - before) > EDGE * _size(term, apart)
+            if not term.per_sample:
+                hits = mode.hits + 1 if edge else max(mode.hits - 1, 0)
+                return Mode(last, True, hits >= HELD, 0 if hits >= HELD else hits)
             hits = torch.where(edge, mode.hits + 1, (mode.hits - 1).clamp_min(0))
             stiff = hits >= HELD
-        return Mode(last, torch.ones_like(stiff), stiff, hits.masked_fill(stiff, 0))
+            return Mode(last, torch.ones_like(stiff), stiff, hits.masked_fill(stiff, 0))
 
     def _after_stiff(self, term: Bound, t0: Time, t1: Time, y: Tensor, step: RosenbrockStep, mode: Mode) -> Mode:
+        none = torch.zeros_like(y)
         with torch.no_grad():
             jacobian = step.jacobian.abs()
             if term.tolerance is not None:
                 scale = step.systems.scale(term.tolerance.scale(y, y))
                 jacobian = jacobian * scale.unsqueeze(1) / scale.unsqueeze(2)
-            norm = jacobian.sum(2).amax(1).double()
-            reach = (norm if term.per_sample else norm.amax(0, keepdim=True).cpu()) * abs(t1 - t0)
-            hits = torch.where(reach < CALM, mode.hits + 1, 0)
+            norm = jacobian.sum(2).amax(1)
+            if not term.per_sample:
+                hits = mode.hits + 1 if float(norm.max()) * abs(float(t1 - t0)) < CALM else 0
+                return Mode(none, False, hits < EASY, hits % EASY)
+            hits = torch.where(norm * abs(t1 - t0) < CALM, mode.hits + 1, 0)
             back = hits >= EASY
-        return Mode(torch.zeros_like(y), torch.zeros_like(back), ~back, hits.masked_fill(back, 0))
+            return Mode(none, torch.zeros_like(back), ~back, hits.masked_fill(back, 0))
 
 
 class _Part(NamedTuple):
@@ -148,21 +157,22 @@ class _Part(NamedTuple):
 class AutoStep(Curve):
     """A step made of one method's, or of both methods' for their own rows."""
 
-    def __init__(self, y0: Tensor, parts: Sequence[tuple[Tensor | None, _Part]]) -> None:
-        self.parts = [part for _, part in parts]
-        indices = [index for index, _ in parts if index is not None]
-        #: Where each row lies among those of the parts, one behind the other.
-        self.place = torch.cat(indices).argsort() if indices else None
-        first = self.parts[0].step
-        self.t0, self.t1 = first.t0, first.t1
-        self.y1 = self._merged([part.step.y1 for part in self.parts])
-        self.error = self._merged([part.step.error for part in self.parts])
+    def __init__(self, parts: Sequence[_Part], place: Tensor | None) -> None:
+        self.parts, self.place = parts, place
+        steps = [part.step for part in parts]
+        self.y1, self.error = self._merged([s.y1 for s in steps]), self._merged([s.error for s in steps])
+        if place is None:
+            self.t0, self.t1 = steps[0].t0, steps[0].t1
+            self.carry, self.retry = parts[0].after, parts[0].again
+            return
+        self.t0, self.t1 = (self._merged([getattr(s, end) for s in steps]) for end in ("t0", "t1"))
         self.carry, self.retry = (
             Mode(*(self._merged(list(column)) for column in zip(*modes, strict=True)))
-            for modes in ([part.after for part in self.parts], [part.again for part in self.parts])
+            for modes in ([part.after for part in parts], [part.again for part in parts])
         )
 
     def _merged(self, tensors: list[Tensor]) -> Tensor:
+        """Of all rows, from those of the parts one behind the other."""
         return tensors[0] if self.place is None else torch.cat(tensors)[self.place]
 
     def polynomial(self) -> Tensor:
@@ -185,17 +195,19 @@ class _Some(Curve):
 
 def _slopes(term: Bound, t0: Time, y: Tensor, args: Any, mode: Mode) -> Tensor:
     """The slopes at the start, evaluated for those rows that have none."""
+    if mode.known is True:
+        return mode.slope
+    if mode.known is False or not bool(mode.known.any()):
+        return term.rate(t0, y, args)
     if bool(mode.known.all()):
         return mode.slope
-    if not bool(mode.known.any()):
-        return term.rate(t0, y, args)
     index = (~mode.known).nonzero()[:, 0]
     start = t0[index] if isinstance(t0, Tensor) else t0
     return mode.slope.index_copy(0, index, term.select(index).rate(start, y[index], args))
 
 
-def _size(term: Bound, x: Tensor) -> Tensor:
-    """``(clocks,)``, on the host on the shared clock."""
+def _size(term: Bound, x: Tensor) -> Any:
+    """The length of each row, or of the whole as a number."""
     if term.per_sample:
         return torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1)
-    return torch.linalg.vector_norm(x).reshape(1).cpu()
+    return torch.linalg.vector_norm(x).item()

@@ -33,20 +33,20 @@ FURTHER = 0.65
 
 
 class History(NamedTuple):
-    """What a step takes over, for each clock.
+    """What a step takes over; numbers of the host on the shared clock, tensors ``(rows,)`` on the per-sample one.
 
     Attributes:
         differences: ``(clocks, 8, elements)``, backward differences of the solution.
-        length: ``(clocks,)``, the step on which they live.
-        order: ``(clocks,)``.
-        made: ``(clocks,)``, steps made with this length and order.
+        length: the step on which they live.
+        order: of the next step.
+        made: steps made with this length and order.
         memory: of Newton's method.
     """
 
     differences: Tensor
-    length: Tensor
-    order: Tensor
-    made: Tensor
+    length: Any
+    order: Any
+    made: Any
     memory: Memory | None
 
 
@@ -103,6 +103,8 @@ class BDF:
         clocks = len(y0) if term.per_sample else 1
         line = torch.stack([x.reshape(clocks, -1) for x in (y0, term.rate(t0, y0, args))], 1)
         differences = torch.nn.functional.pad(line, (0, 0, 0, KEPT - 2))
+        if not term.per_sample:
+            return History(differences, 1.0, 1, 0, None)
         ones = torch.ones(clocks, dtype=torch.long, device=y0.device)
         return History(differences, ones.double(), ones, 0 * ones, None)
 
@@ -110,39 +112,54 @@ class BDF:
         """One step."""
         history = self.init(term, t0, y, args) if carry is None else carry
         moved = _moved(history, t0, t1)
-        rules = _rules(y.device).of(moved.order)
-        base, rise = (rules.start.to(y.dtype) @ moved.differences).unbind(1)
+        rules = _table(y.device, y.dtype).of(moved.order)
+        base, rise = (rules.start @ moved.differences).unbind(-2)
         base, rise = base.reshape(y.shape), rise.reshape(y.shape)
         # The Jacobian is made at the predicted end.
         work = self.newton.begin(term, t1, base + rise, args, None if history.memory is None else history.memory.tree)
-        scale = rules.scale if term.per_sample else float(rules.scale)
         known = work.systems.flat(base)
+        scale = rules.scale if term.per_sample else rules.scale.item()
         stages = Stages(term, [t1], known, (t1 - t0) * scale, ONE, args, work.systems)
         z, failed = work.solve(stages, work.systems.flat(rise.detach()).unsqueeze(1))
         z = work.systems.state(z[:, 0])
-        change = (z - rise).reshape(len(moved.order), -1)
         retry = history._replace(memory=Memory(work.retry()))
-        step = BDFStep(t0, t1, base + z, rules, moved, change, retry, work.reason(failed))
-        step.go_on(self._choice(term, y, step), Memory(work.memory()))
+        step = BDFStep(t0, t1, base + z, rules, moved, z - rise, retry, work.reason(failed))
+        order, step.factor = self._choice(term, y, step)
+        step.go_on(order, Memory(work.memory()))
         return step
 
-    def _choice(self, term: Bound, y: Tensor, step: BDFStep) -> tuple[Tensor, Tensor]:
-        """``(clocks,)`` twice: the order of the next step, and by how much it is longer (0: as it comes out)."""
-        order = step.moved.order
-        with torch.no_grad():
-            tolerance = term.tolerance or _tight(y, per_sample=term.per_sample)
-            scale = tolerance.scale(y, step.y1).reshape(len(order), 1, -1)
-            sizes = _norms(tolerance, step.rules.errors.to(y.dtype) @ step.after / scale, y)
-            candidates = order.unsqueeze(1) + torch.arange(-1, 2, device=order.device)
-            factors = (sizes.clamp_min(1e-12) ** (-1.0 / (candidates + 1)) / SAFETY.to(sizes)).clamp_max(10.0)
-            # Too few equal steps say nothing of a higher order.
-            young = (step.moved.made < order).unsqueeze(1) & (candidates > order.unsqueeze(1))
-            factors = factors.masked_fill((candidates < 1) | (candidates > self.order) | young, 0.0)
-            best, which = factors.max(1)
-            change = torch.where(step.moved.made < order, best < SOON, (best >= WORTH) | (best < 1.0))
-            one = torch.ones_like(best)
-            best = torch.where(best < 1.0, FURTHER * best, best)
-            return torch.where(change, order + which - 1, order), torch.where(change, best, one)
+    @torch.no_grad()
+    def _choice(self, term: Bound, y: Tensor, step: BDFStep) -> tuple[Any, Any]:
+        """The order of the next step, and by how much it is longer."""
+        order, made = step.moved.order, step.moved.made
+        tolerance = term.tolerance or _tight(y, per_sample=term.per_sample)
+        errors = (step.rules.errors @ step.after) / tolerance.scale(y, step.y1).reshape(len(step.after), 1, -1)
+        sizes: list[Any] = [tolerance.norm(e.reshape(y.shape)) for e in errors.unbind(1)]
+        if not term.per_sample:
+            return self._best(order, made, sizes)
+        orders = order.unsqueeze(1) + torch.arange(-1, 2, device=order.device)
+        allowed = (orders >= 1) & (orders <= self.order)
+        # Too few equal steps say nothing of a higher order.
+        young = made < order
+        allowed[:, 2] &= ~young
+        safety = torch.tensor(SAFETY, dtype=torch.float64, device=order.device)
+        factors = torch.stack(sizes, 1).clamp_min(1e-12) ** (-1.0 / (orders + 1)) / safety
+        best, which = factors.clamp_max(10.0).masked_fill(~allowed, 0.0).max(1)
+        change = torch.where(young, best < SOON, (best >= WORTH) | (best < 1.0))
+        best = torch.where(best < 1.0, FURTHER * best, best)
+        return torch.where(change, order + which - 1, order), torch.where(change, best, 1.0)
+
+    def _best(self, order: int, made: int, sizes: list[Any]) -> tuple[int, float]:
+        """The same on the shared clock, in host numbers."""
+        young = made < order
+        best, chosen = 0.0, order
+        for k, size, safety in zip((order - 1, order, order + 1), sizes, SAFETY, strict=True):
+            factor = min(max(size, 1e-12) ** (-1.0 / (k + 1)) / safety, 10.0) if k >= 1 else 0.0
+            if factor > best and k <= self.order and not (young and k > order):
+                best, chosen = factor, k
+        if not (best < SOON if young else best >= WORTH or best < 1.0):
+            return order, 1.0
+        return chosen, FURTHER * best if best < 1.0 else best
 
 
 class BDFStep(Curve):
@@ -151,42 +168,35 @@ class BDFStep(Curve):
     def __init__(
         self, t0: Time, t1: Time, y1: Tensor, rules: Rules, moved: History, change: Tensor, retry: History, failed: Any
     ) -> None:
-        self.t0, self.t1, self.y1, self.rules, self.moved, self.retry, self.failed = (
-            t0,
-            t1,
-            y1,
-            rules,
-            moved,
-            retry,
-            failed,
-        )
+        self.t0, self.t1, self.y1, self.rules = t0, t1, y1, rules
+        self.moved, self.retry, self.failed = moved, retry, failed
         self.after = torch.addcmul(
-            rules.update.to(change.dtype) @ moved.differences, rules.entry.to(change.dtype), change.unsqueeze(1)
+            rules.update @ moved.differences, rules.entry, change.reshape(len(moved.differences), 1, -1)
         )
         with torch.no_grad():
-            self.error = (rules.error.to(change.dtype) * change).reshape(y1.shape)
-        exponent = 1.0 / (moved.order + 1)
-        self.exponent: Any = exponent if isinstance(t1, Tensor) and t1.dim() else float(exponent)
+            self.error = rules.error.reshape(-1, *(1,) * (y1.dim() - 1)) * change if y1.dim() else rules.error * change
+        self.exponent = 1.0 / (moved.order + 1)
+        self.factor: Any = 1.0
 
-    def go_on(self, choice: tuple[Tensor, Tensor], memory: Memory) -> None:
+    def go_on(self, order: Any, memory: Memory) -> None:
         """What the next step takes over."""
-        order, factor = choice
-        moved = self.moved
-        changed = (factor != 1.0) | (order != moved.order)
-        made = torch.where(changed, 0, moved.made + 1)
+        moved, factor = self.moved, self.factor
+        if isinstance(order, int):
+            made = moved.made + 1 if factor == 1.0 and order == moved.order else 0
+        else:
+            made = torch.where((factor != 1.0) | (order != moved.order), 0, moved.made + 1)
         self.carry = History(self.after, moved.length, order, made, memory)
-        self.factor: Any = factor if isinstance(self.t1, Tensor) and self.t1.dim() else float(factor)
 
     def polynomial(self) -> Tensor:
         """``(6, *state)``: powers of theta."""
-        curve = self.rules.curve.to(self.after.dtype) @ self.after
+        curve = self.rules.curve @ self.after
         return curve.transpose(0, 1).reshape(-1, *self.y1.shape)
 
     def part(self, index: Tensor) -> Curve:
         """The step of some of its rows."""
         part = copy.copy(self)
         part.y1, part.after = self.y1[index], self.after[index]
-        part.rules = self.rules.of(index, everything=False)
+        part.rules = self.rules.of(index)
         return part
 
 
@@ -214,17 +224,26 @@ class Rules(NamedTuple):
     errors: Tensor
     curve: Tensor
 
-    def of(self, order: Tensor, *, everything: bool = True) -> Rules:
-        """Those of some orders (or, not of the whole table, of some rows)."""
-        index = order.to(self.scale.device) if everything else order
+    def of(self, index: Any) -> Rules:
+        """Those of some orders out of the whole table, or of some rows."""
         return Rules(*(x[index] for x in self))
 
 
-@cache
-def _rules(device: torch.device) -> Rules:
-    rows = [_formula(k) for k in range(HIGHEST + 1)]
-    with torch.inference_mode(False):
-        return Rules(*(torch.tensor(np.stack(column), device=device) for column in zip(*rows, strict=True)))
+class _Table:
+    """The formulas of all orders, in the dtype of a state; those of one order are kept ready."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        columns = zip(*(_formula(k) for k in range(HIGHEST + 1)), strict=True)
+        with torch.inference_mode(False):
+            scale, *others = (torch.tensor(np.stack(column), device=device) for column in columns)
+            self.whole = Rules(scale, *(x.to(dtype) for x in others))
+            self.single = [self.whole.of(slice(k, k + 1)) for k in range(HIGHEST + 1)]
+
+    def of(self, order: Any) -> Rules:
+        return self.single[order] if isinstance(order, int) else self.whole.of(order)
+
+
+_table = cache(_Table)
 
 
 def _formula(k: int) -> tuple[np.ndarray, ...]:
@@ -263,44 +282,43 @@ def _curve(k: int) -> np.ndarray:
 
 ONE = Spectrum(np.array([[1.0]]))
 #: Estimated errors are divided by these, per order down, same and up: what a change of order must promise.
-SAFETY = torch.tensor([1.3, 1.2, 1.4])
+SAFETY = (1.3, 1.2, 1.4)
 
 
 # --- the length of the step --------------------------------------------------------------------------------------
 
 
-def _length(t0: Time, t1: Time, like: Tensor) -> Tensor:
-    h = t1 - t0
-    if isinstance(h, Tensor):
-        return h.double().reshape(-1)
-    return torch.tensor([h], dtype=torch.float64, device=like.device)
-
-
 def _moved(history: History, t0: Time, t1: Time) -> History:
     """The differences on the grid of this step's length."""
-    length = _length(t0, t1, history.differences)
-    with torch.no_grad():
-        # Equal steps differ by the rounding of their ends.
-        end = torch.as_tensor(t1, dtype=torch.float64, device=length.device).abs()
-        same = (length - history.length).abs() <= 1e-15 * end + 1e-14 * length.abs()
-        if bool(same.all()):
+    length, old = t1 - t0, history.length
+    # Equal steps differ by the rounding of their ends.
+    if isinstance(length, Tensor):
+        with torch.no_grad():
+            same = (length - old).abs() <= 1e-15 * abs(t1) + 1e-14 * length.abs()
+        if not length.requires_grad and bool(same.all()):
             return history
-    factor = torch.where(same, torch.ones_like(length), length / history.length)
-    grid = _regrid(factor, history.order)
-    grid = torch.where(same.reshape(-1, 1, 1), torch.eye(KEPT, dtype=grid.dtype, device=grid.device), grid)
-    return history._replace(
-        differences=grid.to(history.differences.dtype) @ history.differences,
-        length=torch.where(same, history.length, length),
-        made=torch.where(same, history.made, 0),
-    )
+        length = length.double()
+    elif abs(length - old) <= 1e-15 * abs(t1) + 1e-14 * abs(length):
+        return history
+    else:
+        same = torch.tensor(False)
+    like = history.differences
+    factor = torch.as_tensor(length / old, dtype=torch.float64, device=like.device).reshape(-1)
+    grid = _regrid(factor, torch.as_tensor(history.order, device=like.device).reshape(-1), same.to(like.device))
+    made = torch.where(same, history.made, 0) if isinstance(history.made, Tensor) else history.made * int(same)
+    return history._replace(differences=grid.to(like.dtype) @ like, length=length, made=made)
 
 
-def _regrid(factor: Tensor, order: Tensor) -> Tensor:
-    """``(clocks, 8, 8)``: differences on a step that is longer by ``factor``, exact for polynomials of the order."""
+def _regrid(factor: Tensor, order: Tensor, same: Tensor) -> Tensor:
+    """``(clocks, 8, 8)``: differences on a step that is longer by ``factor``, exact for polynomials of the order.
+
+    The differences beyond are kept where the length is the ``same`` (and stands here for its derivative alone).
+    """
     index = torch.arange(KEPT, dtype=torch.float64, device=factor.device)
     upto = (index <= order.unsqueeze(1)).double()
     matrix = _falling(factor, index) @ _falling(torch.ones_like(factor[:1]), index)
-    return matrix.mT * upto.unsqueeze(1) * upto.unsqueeze(2)
+    moved = matrix.mT * upto.unsqueeze(1) * upto.unsqueeze(2)
+    return moved + torch.diag_embed((1.0 - upto) * same.reshape(-1, 1))
 
 
 def _falling(factor: Tensor, index: Tensor) -> Tensor:
@@ -317,9 +335,3 @@ def _tight(y: Tensor, *, per_sample: bool) -> Tolerance:
     """What errors are measured in where steps are fixed."""
     size = math.sqrt(torch.finfo(y.dtype).eps)
     return Tolerance(size, size, per_sample)
-
-
-def _norms(tolerance: Tolerance, errors: Tensor, y: Tensor) -> Tensor:
-    """``(clocks, candidates)``."""
-    sizes = [torch.as_tensor(tolerance.norm(e.reshape(y.shape)), dtype=torch.float64) for e in errors.unbind(1)]
-    return torch.stack([s.reshape(-1).to(errors.device) for s in sizes], 1)

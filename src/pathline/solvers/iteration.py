@@ -29,7 +29,7 @@ def numbers(x: Tensor) -> np.ndarray:
     """A small tensor as host numbers, in double precision; a copy."""
     if transforming():  # no memory behind a wrapped tensor
         return np.array(x.detach().tolist(), dtype=float)
-    return np.array(x.detach().cpu().numpy(), dtype=float)
+    return np.array(x.detach().double().cpu().numpy())
 
 
 class Judge:
@@ -79,7 +79,10 @@ class _Active:
 
     def __init__(self, run: Iteration, rows: np.ndarray) -> None:
         self.run = run
-        self.stages, self.factors, self.scale, self.z = run.stages, run.work.factors, run.scale, run.guess
+        self.stages, self.factors, self.scale = run.stages, run.work.factors, run.scale
+        # Rows that a first try has brought to their solution stay there in a second.
+        mask = run.work.tensor(rows).reshape(-1, 1, 1)
+        self.z = run.guess if rows.all() else torch.where(mask, run.guess, run.z)
         self.rows, self.live = np.arange(len(rows)), rows.copy()
         if not rows.all():
             self.shrink()

@@ -165,9 +165,14 @@ def linearize_all(
         pairs = [alone(term, t, z, args, systems, graph) for t, z in zip(times, zs, strict=True)]
         return [rate for rate, _ in pairs], [jacobian for _, jacobian in pairs]
 
-    if not graph and term.per_sample and len(zs) == 1 and systems.size <= SMALL:
-        rate, jacobian = _copied(term, times[0], zs[0], args, systems)
-        return [rate], [jacobian]
+    few = term.per_sample and len(zs) == 1 and systems.size <= SMALL
+    if few and not graph and not learnt(term).get("no copies"):
+        try:
+            rate, jacobian = _copied(term, times[0], zs[0], args, systems)
+        except (RuntimeError, ValueError):  # the field holds something of the batch's size
+            learnt(term)["no copies"] = True
+        else:
+            return [rate], [jacobian]
 
     def at(xs: Sequence[Tensor]) -> list[Tensor]:
         return [systems.flat(term.rate(t, systems.state(x), args)) for t, x in zip(times, xs, strict=True)]

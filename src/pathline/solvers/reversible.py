@@ -6,14 +6,13 @@ and the inverse needs both.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from pathline._registry import look_up
-from pathline.solvers.base import combine, hermite, spread
+from pathline.solvers.base import combine, hermite, sparse, spread
 from pathline.solvers.curves import Curve
 from pathline.solvers.runge_kutta import RungeKutta
 from pathline.tableaus import TABLEAUS
@@ -32,6 +31,7 @@ class _Paired:
     carries_slope = False
     fsal = True
     reversible = True
+    free_dense = True
     order = 2
     embedded_order = 1
     dense_order = 2
@@ -194,9 +194,12 @@ class Reversible:
             raise ValueError(f"`coupling` lies in (0, 1]; it is {coupling!r}. 0.99 is a good choice.")
         self.base, self.coupling = base, coupling
         self.name = f"reversible({base.name}, {coupling:g})"
-        self.adaptive, self.gains = base.adaptive, base.gains
-        self._used = 1 + max(i for i, _ in base._weights)
-        self.stages = base.stages + self._used
+        self.adaptive, self.gains, self.free_dense = base.adaptive, base.gains, base.free_dense
+        self._weights = sparse(base.tableau.b)
+        used = 1 + max(i for i, _ in self._weights)
+        nodes, rows = base.tableau.c[1:used], base.tableau.a[1:used]
+        self._rows = [(float(c), sparse(row)) for c, row in zip(nodes, rows, strict=True)]
+        self.stages = base.stages + used
 
     def __repr__(self) -> str:
         return f'Reversible("{self.base.name}", coupling={self.coupling:g})'
@@ -235,12 +238,11 @@ class Reversible:
 
     def _moved(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any) -> Tensor:
         """``y + Psi(t0, y)``, without the last stages that serve the next step or the estimate alone."""
-        base, h = self.base, spread(t1 - t0, y)
-        ks = [term.rate(t0, y, args)]
-        stages = zip(base._times(t0, t1, t1 - t0), base._stage_weights, strict=True)
-        for t, row in islice(stages, self._used - 1):
-            ks.append(term.rate(t, combine(y, h, row, ks), args))
-        return combine(y, h, base._weights, ks)
+        dt = t1 - t0
+        h, ks = spread(dt, y), [term.rate(t0, y, args)]
+        for c, row in self._rows:
+            ks.append(term.rate(t1 if c == 1.0 else t0 + c * dt, combine(y, h, row, ks), args))
+        return combine(y, h, self._weights, ks)
 
 
 class CoupledStep:

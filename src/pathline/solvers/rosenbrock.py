@@ -210,7 +210,7 @@ def _drift(term: Bound, t: Time, z: Tensor, args: Any, systems: Systems, *, grap
         _, push = torch.func.vjp(lambda w: pull(w)[0], torch.zeros_like(value))  # pyright: ignore[reportAssignmentType]
         return push(torch.ones_like(s))[0]
     with torch.inference_mode(False), torch.enable_grad():
-        s = s.clone() if s.is_inference() else s if graph and s.requires_grad else s.detach().requires_grad_()
+        s = _watched(s, z, graph=graph)
         value = rate(s)
         if not value.requires_grad:
             return None
@@ -220,6 +220,22 @@ def _drift(term: Bound, t: Time, z: Tensor, args: Any, systems: Systems, *, grap
             return None
         (drift,) = torch.autograd.grad(pulled.sum(), w, create_graph=graph, allow_unused=True)
     return drift
+
+
+def _watched(t: Tensor, z: Tensor, *, graph: bool) -> Tensor:
+    """The time as a tensor to differentiate by.
+
+    Where a graph is kept it hangs on the state, whose part in it is zero: a leaf made here would be taken for an input
+    of the field.
+    """
+    if t.is_inference():
+        return t.clone().requires_grad_()
+    if not graph or not (t.requires_grad or z.requires_grad):
+        return t.detach().requires_grad_()
+    if t.requires_grad:
+        return t
+    anchor = z[:, 0] if t.dim() else z[0, 0]
+    return torch.where(torch.zeros_like(t, dtype=torch.bool), anchor.to(t.dtype), t)
 
 
 # --- methods -----------------------------------------------------------------------------------------------------

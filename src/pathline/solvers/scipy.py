@@ -110,7 +110,7 @@ class Scipy:
                 return ScipyStep(None, y, start, str(stop), stop.status)
         term.stats.jacobians += int(answer.njev)
         term.stats.factorizations += int(answer.nlu)
-        failed = None if answer.success else f"scipy stopped at t = {answer.t[-1]:g}: {answer.message}"
+        failed = None if answer.success else f"scipy stopped at t = {answer.t[-1]:g}: {answer.message.rstrip('.')}"
         return ScipyStep(answer, y, start, failed)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline.solvers.jacobians import Systems, linearize_all, products, repeated, transforming
+from pathline.solvers.jacobians import Systems, learnt, linearize_all, products, repeated, transforming
 from pathline.solvers.krylov import Products, Solved, gmres
 from pathline.solvers.linear import Factors, factor, solve
 
@@ -124,8 +124,11 @@ class Stages:
         """``(rows, stages, size)``: the rates at the stages."""
         if len(self.times) == 1:
             return self._rate(self.term, self.times[0], self.base + z[:, 0]).unsqueeze(1)
-        if self.term.per_sample:
-            return self._stacked(z)
+        if self.term.per_sample and not learnt(self.term).get("no copies"):
+            try:
+                return self._stacked(z)
+            except (RuntimeError, ValueError):  # the field holds something of the batch's size
+                learnt(self.term)["no copies"] = True
         return torch.stack([self._rate(self.term, t, self.base + z[:, i]) for i, t in enumerate(self.times)], 1)
 
     def _rate(self, term: Bound, t: Time, y: Tensor) -> Tensor:
@@ -187,7 +190,7 @@ class Stages:
         if isinstance(factors, Free):
             return -factors.solve(self.residual(z, self.slopes(z)))
         if self.whole:
-            return -applied(factors[0], self.residual(z, self.slopes(z)))
+            return applied(factors[0], torch.baddbmm(z, self._weights, self.slopes(z), beta=-1))
         if self.stages == 1:
             residual = self.slopes(z)[:, 0] - z[:, 0] * (float(spectrum.inverse[0, 0]) / self._column)
             return solve(factors[0], residual).unsqueeze(1)
@@ -229,6 +232,12 @@ class Stages:
             return residual, None
         with torch.no_grad():
             return residual, factor(self._matrix(torch.stack(jacobians, 1), self.plain_step), self.term.stats)
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        """``h a`` ``(rows, stages, stages)``, without a graph."""
+        weights = self.plain_step * self.spectrum.tensor("a", self.base)
+        return weights.expand(len(self.base), -1, -1)
 
     @property
     def plain_step(self) -> Any:

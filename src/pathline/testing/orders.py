@@ -128,7 +128,9 @@ def dense_order(method: str, problem: Problem, *, backward: bool = False) -> flo
 def _most(method: str) -> int:
     """Steps of an implicit method cost a system of equations each; those of higher order need fewer."""
     solver = pathline.METHODS[method]
-    return 96 if getattr(solver, "implicit", False) and solver.order > 2 else STEPS[-1]
+    if not getattr(solver, "implicit", False) or solver.order == 1:
+        return STEPS[-1]
+    return 96 if solver.order > 2 else 128
 
 
 @lru_cache(maxsize=64)

@@ -275,10 +275,9 @@ def check_evaluations(method: str) -> None:
         "parts": lambda: Sum(counted(lambda t, y: -y), counted(lambda t, y: NONLINEAR.field(t, y) + y)),
         "split": lambda: Separable(*map(counted, NONLINEAR.split or ())),
     }
+    steps: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5} if getattr(solver, "whole", False) else fixed(method, 2.0 / n)
     with torch.no_grad():
-        solution = pathline.solve(
-            terms[solver.needs](), NONLINEAR.start(), (0.5, 2.5), method=method, **fixed(method, 2.0 / n)
-        )
+        solution = pathline.solve(terms[solver.needs](), NONLINEAR.start(), (0.5, 2.5), method=method, **steps)
     stats = solution.stats
     if _implicit(solver) or _varies(solver):
         assert stats.evaluations <= calls <= stats.evaluations + stats.jacobians, (
@@ -354,7 +353,7 @@ def check_stiffness(method: str) -> None:
 def check_symplecticity(method: str) -> None:
     """The energy of a pendulum under a symplectic method swings and doesn't drift.
 
-    Over 60 swings the mean energy of the last quarter is that of the first, to a twentieth of how far it swings.
+    Over 50 swings the mean energy of the last quarter is that of the first, to a twentieth of how far it swings.
 
     Example:
         >>> check_symplecticity("rk4")  # not symplectic: nothing is promised
@@ -365,11 +364,11 @@ def check_symplecticity(method: str) -> None:
     pendulum = Separable(kick=lambda t, q: -torch.sin(q), drift=lambda t, p: p)
     start = torch.tensor([2.0, 0.0], dtype=torch.float64)
     with torch.no_grad():
-        t = torch.linspace(0.0, 500.0, 2001, dtype=torch.float64)
+        t = torch.linspace(0.0, 400.0, 1001, dtype=torch.float64)
         q, p = pathline.solve(pendulum, start, t, method=method).ys.unbind(-1)
     energy = 0.5 * p * p - torch.cos(q)
     swing = float((energy - energy[0]).abs().max())
-    drift = abs(float(energy[-500:].mean() - energy[:500].mean()))
+    drift = abs(float(energy[-250:].mean() - energy[:250].mean()))
     assert drift <= 0.05 * swing + 1e-9, (
         f"Expected the energy under {method} to return, came a drift of {drift:.2g} with swings of {swing:.2g}."
     )

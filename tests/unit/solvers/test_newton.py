@@ -246,6 +246,23 @@ def test_damped_newton_finds_what_simplified_newton_misses():
     torch.testing.assert_close(y1 + 4.0 * torch.atan(20 * y1), y0, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("clock", ["shared", "per-sample"])
+def test_a_second_try_of_one_row_leaves_the_others_at_their_solution(clock):
+    """The Jacobian that the first steps leave serves the slow row, and fails the one that moves."""
+    rates = torch.tensor([[1.0], [60.0]], dtype=DOUBLE)
+    field = lambda t, y, k: -torch.atan(k * (y - torch.sin(3 * t)) ** 3)  # noqa: E731
+    y0 = torch.tensor([[0.5], [2.0]], dtype=DOUBLE)
+
+    def run(rows):
+        options = {"method": "implicit_euler", "dt": 0.5, "clock": clock}
+        return pathline.solve(field, y0[rows], (0.0, 6.0), args=pathline.PerSample(rates[rows]), **options)
+
+    together = run([0, 1])
+    assert together.stats.jacobians > 2
+    for row in (0, 1):
+        torch.testing.assert_close(together.y1[row], run([row]).y1[0], rtol=1e-11, atol=1e-12)
+
+
 def test_rows_that_have_converged_are_not_disturbed_by_others():
     """Easy rows of a batch on the shared clock: the same numbers whether a hard row is among them or not."""
     hard = torch.tensor([[3.0]], dtype=DOUBLE)
