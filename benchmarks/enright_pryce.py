@@ -18,7 +18,7 @@ from benchmarks.environment import environment
 from benchmarks.peers import scipy_solve
 from tests.problems import ENRIGHT_PRYCE, Problem
 
-METHODS = {"tsit5": "RK45", "dopri5": "RK45", "dopri8": "DOP853"}
+METHODS = {"bosh3": "RK23", "tsit5": "RK45", "dopri5": "RK45", "dopri8": "DOP853"}
 TOLERANCES = (1e-3, 1e-6, 1e-9)
 ERROR_RATIO, ERROR_BOUND, EVALUATION_RATIO = 3.0, 50.0, 1.2
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "enright_pryce.json"
@@ -46,6 +46,11 @@ class Row:
     def cheap(self) -> bool:
         """Whether the evaluations meet the bar."""
         return self.evaluations <= EVALUATION_RATIO * self.peer_evaluations
+
+
+def tolerances(method: str) -> tuple[float, ...]:
+    """A method of order 3 isn't asked for nine digits."""
+    return TOLERANCES if pathline.METHODS[method].order > 3 else (1e-3, 1e-5)
 
 
 def scaled_error(problem: Problem, y1: torch.Tensor, tol: float) -> float:
@@ -85,7 +90,7 @@ def table(rows: list[Row]) -> str:
 def main() -> int:
     """Run all, print the table, write it; the exit status is 1 where a bar is missed."""
     torch.set_num_threads(1)
-    rows = [measure(p, method, tol) for method in METHODS for tol in TOLERANCES for p in ENRIGHT_PRYCE]
+    rows = [measure(p, method, tol) for method in METHODS for tol in tolerances(method) for p in ENRIGHT_PRYCE]
     print(table(rows))
     missed = [row for row in rows if not (row.accurate and row.cheap)]
     print(f"{len(rows) - len(missed)} of {len(rows)} within the bars")

@@ -88,8 +88,14 @@ def method_row(name: str, solver: Any) -> list[str]:
         str(getattr(solver, "stages", None) or "–"),
         "adaptive" if solver.adaptive else "fixed",
         ", ".join(properties),
-        ", ".join(getattr(solver, "gradients", ("backprop", "checkpointed", "adjoint"))),
+        gradients(solver),
     ]
+
+
+def gradients(solver: Any) -> str:
+    every = ("backprop", "checkpointed", "adjoint")
+    found = getattr(solver, "gradients", every)
+    return "all" if set(found) == set(every) else ", ".join(found)
 
 
 class Experiments(SphinxDirective):
@@ -211,31 +217,37 @@ def energy_table(record: dict[str, Any], section: str) -> tuple[list[str], list[
 
 
 class Stiff(SphinxDirective):
-    """The stiff set at one tolerance, method by method, with scipy's nearest relative on the same row."""
+    """The stiff set at one tolerance: a table for each problem, with scipy's nearest relative on the same row."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         path = RESULTS / "stiff.json"
         self.env.note_dependency(str(path))
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        head, body = stiff_table(rows, float(self.arguments[0]))
-        return [table(head, body, numeric=range(2, len(head) - 1))]
+        rows = [
+            r for r in json.loads(path.read_text(encoding="utf-8"))["rows"] if r["rtol"] == float(self.arguments[0])
+        ]
+        made: list[nodes.Node] = []
+        for problem in dict.fromkeys(row["problem"] for row in rows):
+            head, body = stiff_table([row for row in rows if row["problem"] == problem])
+            made += [nodes.paragraph("", "", nodes.strong("", problem)), table(head, body, numeric=range(1, 6))]
+        return made
 
 
-def stiff_table(rows: Sequence[dict[str, Any]], rtol: float) -> tuple[list[str], list[list[str]]]:
-    head = ["problem", "method", "error", "steps", "evaluations", "Jacobians", "factorisations", "", "scipy"]
+def stiff_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    head = ["method", "error", "steps", "evaluations", "Jacobians", "LU", "bars", "scipy"]
     body = []
-    for row in (row for row in rows if row["rtol"] == rtol):
-        costs = [pair(row, key) for key in ("steps", "evaluations", "jacobians", "factorizations")]
-        end = {"PASS": "kept", "MISS": "missed"}[row["verdict"]] if row["status"] == "success" else row["status"]
+    for row in rows:
+        costs = [f"{row['ours'][key]} / {row['theirs'][key]}" for key in COSTS]
+        end = {"PASS": "kept", "MISS": "missed"}[row["verdict"]]
+        if row["status"] != "success":
+            end = row["status"].replace("_", " ")
         errors = f"{row['ours']['error']:.2g} / {row['theirs']['error']:.2g}"
-        body.append([row["problem"], f"`{row['method']}`", errors, *costs, end, row["peer"].removeprefix("scipy ")])
+        body.append([f"`{row['method']}`", errors, *costs, end, row["peer"].removeprefix("scipy ")])
     return head, body
 
 
-def pair(row: dict[str, Any], key: str) -> str:
-    return f"{row['ours'][key]} / {row['theirs'][key]}"
+COSTS = ("steps", "evaluations", "jacobians", "factorizations")
 
 
 class Benchmarks(SphinxDirective):

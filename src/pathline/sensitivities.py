@@ -79,6 +79,10 @@ def sensitivity(
     if solution.source is None:
         raise ValueError("`solution` has lost its field (it was pickled). Solve again.")
     problem, args = solution.source
+    if problem.per_sample or solution.events:
+        raise ValueError(
+            '`sensitivity` is for the shared clock without events. Solve with clock="shared", and from event to event.'
+        )
     if problem.save.fn is not None or not solution.status or problem.times[0] == problem.times[-1]:
         raise ValueError("`sensitivity` needs a complete solution of positive length whose rows are the state.")
     cotangents = problem.structure.ravel_rows(_cotangents(solution, loss))

@@ -240,6 +240,12 @@ def _term(f: Any, solver: Solver, args: Any) -> Term:
             f'{type(getattr(term, "f", term)).__name__} is not. Use method="implicit_midpoint", which is symplectic '
             "for any Hamiltonian."
         )
+    if missing and solver.needs == "parts":
+        raise TypeError(
+            f'"{solver.name}" is implicit in one part of the field and explicit in the other, and needs '
+            f"Sum(stiff, nonstiff); {type(getattr(term, 'f', term)).__name__} is not one. "
+            'Use method="kvaerno5" for a field in one piece.'
+        )
     if missing:
         raise TypeError(
             f'The method "{solver.name}" needs a term with {" and ".join(needs)}(); {type(term).__name__} has no '
@@ -333,7 +339,7 @@ def _check_gradient(solver: Solver, gradient: Any) -> None:
     name = gradient if isinstance(gradient, str) else type(gradient).__name__.lower()
     if torch.is_grad_enabled() and name in GRADIENTS and name not in offered:
         raise ValueError(
-            f'"{solver.name}" is differentiated by gradient={" or ".join(map(repr, offered))} alone, not by '
+            f'"{solver.name}" is differentiated by gradient={" or ".join(map(repr, solver.gradients))} alone, not by '
             f"{name!r}. Choose that, solve under torch.no_grad(), or take another method."
         )
 

@@ -327,8 +327,10 @@ class Bound:
         if isinstance(t, Tensor):
             if t.dim() == len(self._lead) > 1:
                 return t  # shaped already
-            t = self._inside(t).to(device=self.device, dtype=self.dtype)
-            return t if t.dim() == 0 else t.view(self._lead)
+            t = self._inside(t)
+            if t.dim() == 0:
+                return t.to(device=self.device, dtype=self.dtype)
+            return t.to(device=self.device, dtype=self.dtype, copy=True).view(self._lead)
         return torch.full((), min(max(t, self.low), self.high), dtype=self.dtype, device=self.device)
 
     def shaped(self, times: Tensor) -> Tensor:

@@ -325,6 +325,8 @@ T = torch.tensor([0.0, 1.0])
         ),
         (AssertionError, lambda ode: ode(lambda t, y: 1e3 * y * y, 1e3 * Y, T)),
         (AssertionError, lambda ode: ode(lambda t, y: y / 0.0, Y, T)),
+        (AssertionError, lambda ode: ode(spiral, torch.tensor([float("nan"), 1.0]), T)),
+        (AssertionError, lambda ode: ode(spiral, Y, T, rtol=0.0, atol=0.0)),
         (AssertionError, lambda ode: ode(lambda t, y: torch.sin(99 * t) - y, Y, T, options={"max_num_steps": 2})),
         (AssertionError, lambda ode: ode(spiral, Y, T, method="explicit_adams", options={"max_order": 13})),
     ],

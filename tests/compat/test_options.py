@@ -189,6 +189,16 @@ def test_perturbed_fields_are_never_called_at_a_grid_point(method, options):
         assert calls[ours][0] == pytest.approx(calls[original][0], abs=1e-12)
 
 
+@pytest.mark.parametrize("options", [{}, {"step_size": 0.1, "interp": "cubic"}])
+def test_gradients_to_the_times_of_perturbed_steps(options):
+    def slope(lib):
+        t = T.clone().requires_grad_()
+        ys = lib.odeint(lambda s, y: torch.cos(s) * y, Y0, t, method="midpoint", options={"perturb": True, **options})
+        return torch.autograd.grad(ys.sum(), t)[0]
+
+    torch.testing.assert_close(slope(ours), slope(original), rtol=1e-6, atol=1e-9)
+
+
 @BOTH
 def test_adams_options(lib):
     t = torch.linspace(0.0, 1.0, 51, dtype=torch.float64)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 import pathline
-from benchmarks.enright_pryce import METHODS, TOLERANCES, measure
+from benchmarks.enright_pryce import METHODS, measure, tolerances
 from pathline.testing import check_dense_order, check_order, measured_order
 from pathline.testing.problems import order_problems
 from tests.problems import ENRIGHT_PRYCE
@@ -46,8 +46,7 @@ def test_orders(method, problem, backward):
     check_dense_order(method, problem, backward=backward)
 
 
-@pytest.mark.parametrize("tol", TOLERANCES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "tol"), [(method, tol) for method in METHODS for tol in tolerances(method)])
 @pytest.mark.parametrize("problem", ENRIGHT_PRYCE, ids=lambda p: p.name)
 def test_enright_pryce(problem, method, tol):
     row = measure(problem, method, tol)

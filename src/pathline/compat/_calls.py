@@ -75,6 +75,8 @@ class Call:
         self.flat = self.structure.ravel(state) if self.parts else y0.clone()
         self.t = _checked_times(t, self.flat)
         self.rtol, self.atol = (self.tolerance(*pair) for pair in (("rtol", rtol), ("atol", atol)))
+        exact = isinstance(self.rtol, float) and isinstance(self.atol, float) and self.rtol == self.atol == 0.0
+        require(not exact, "rtol and atol are both 0, which no step can meet")
         self.given = dict(options or {})
         self.norm = self.given.get("norm")
         self.stats = Stats()

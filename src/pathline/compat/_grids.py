@@ -33,7 +33,6 @@ class Steps(Controller):
         grid: a function of ``(field, y0, t)``.
         like: the dtype in which the original computes its grid: that of ``t``.
         rate: the field on flat states, for ``grid``.
-        still: whether the grid carries no derivative with respect to the times.
         ends: one step over the whole span, for a method that makes its own.
     """
 
@@ -41,13 +40,12 @@ class Steps(Controller):
     grid: Callable[[Any, Tensor, Tensor], Tensor] | None = None
     like: torch.dtype = torch.float64
     rate: Callable[[Any, Tensor], Tensor] | None = None
-    still: bool = False
     ends: bool = False
 
     @property
     def exact_times(self) -> bool:
         """The steps follow the requested times."""
-        return not (self.still or self.ends)
+        return not self.ends
 
     def clock(self, setting: Setting, y0: Tensor, args: Any, carry: Any) -> GridClock:
         """A clock over the steps."""
@@ -110,6 +108,9 @@ class Perturbed(_Wrapped):
     def step(self, term: Any, t0: Any, t1: Any, y: Tensor, args: Any, carry: Any) -> Any:
         """One step, within its own ends."""
         inside = [_beside(term.dtype, host(a), host(b)) for a, b in ((t0, t1), (t1, t0))]
+        if isinstance(t0, Tensor) or isinstance(t1, Tensor):  # times that carry a gradient are moved themselves
+            t0, t1 = t0 + (inside[0] - host(t0)), t1 + (inside[1] - host(t1))
+            return self.solver.step(term, t0, t1, y, args, None)
         return self.solver.step(term.between(min(inside), max(inside)), t0, t1, y, args, None)
 
 

@@ -189,4 +189,4 @@ def _on_grid(solver: Any, options: dict[str, Any], steps: Steps, *, inner: bool)
         solver = Perturbed(solver)
     if inner and interp == "linear" and not (length is None and grid is None):
         solver = Chords(solver)
-    return solver, replace(steps, length=None if length is None else float(length), grid=grid, still=perturb)
+    return solver, replace(steps, length=None if length is None else float(length), grid=grid)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline.solvers.base import Weights, sparse, spread
+from pathline.solvers.base import Memory, Weights, sparse, spread
 from pathline.solvers.curves import Curve
 from pathline.solvers.jacobians import Systems, linearize, split, transforming
 from pathline.solvers.linear import factor, solve
@@ -116,17 +116,25 @@ class Rosenbrock:
         """One step."""
         moving = isinstance(t1, Tensor) and t1.requires_grad
         graph = torch.is_grad_enabled() and (y.requires_grad or moving or transforming())
-        step = self._made(term, t0, t1, y, args, graph=graph)
+        known = carry.tree if isinstance(carry, Memory) else None
+        if known is not None and graph and not known[1].requires_grad:
+            known = None
+        step = self._made(term, t0, t1, y, args, known, graph=graph)
         if step.y1.requires_grad and not graph:  # the field reads what requires grad: then the Jacobian must show it
-            step = self._made(term, t0, t1, y, args, graph=True)
+            step = self._made(term, t0, t1, y, args, None, graph=True)
         return step
 
-    def _made(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, *, graph: bool) -> RosenbrockStep:
+    def _made(
+        self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, known: Any, *, graph: bool
+    ) -> RosenbrockStep:
         systems = split(term, t0, y, args)
         z = systems.flat(y)
         h = spread(t1 - t0, z)
-        slope, jacobian = linearize(term, t0, z, args, systems, graph=graph)
-        drift = None if getattr(term.term, "takes", None) == 1 else _drift(term, t0, z, args, systems, graph=graph)
+        if known is None:
+            slope, jacobian = linearize(term, t0, z, args, systems, graph=graph)
+            drift = None if getattr(term.term, "takes", None) == 1 else _drift(term, t0, z, args, systems, graph=graph)
+            known = (slope, jacobian, drift)
+        slope, jacobian, drift = known
         eye = torch.eye(systems.size, dtype=z.dtype, device=z.device)
         factors = factor(eye / _square(h * self.coefficients.gamma) - jacobian, term.stats)
         us: list[Tensor] = []
@@ -139,7 +147,7 @@ class Rosenbrock:
                 right = right + (h * d) * drift
             us.append(solve(factors, right))
         weights, errors = self._sums
-        return RosenbrockStep(self, systems, jacobian, t0, t1, y, us, systems.state(_plus(z, weights, us)), errors)
+        return RosenbrockStep(self, systems, known, t0, t1, y, us, systems.state(_plus(z, weights, us)), errors)
 
 
 class RosenbrockStep(Curve):
@@ -151,7 +159,7 @@ class RosenbrockStep(Curve):
         self,
         solver: Rosenbrock,
         systems: Systems,
-        jacobian: Tensor,
+        known: tuple[Tensor, Tensor, Tensor | None],
         t0: Time,
         t1: Time,
         y0: Tensor,
@@ -160,7 +168,8 @@ class RosenbrockStep(Curve):
         errors: Weights,
     ) -> None:
         self.solver, self.systems, self.t0, self.t1, self.y0, self.us = solver, systems, t0, t1, y0, us
-        self.jacobian, self.y1 = jacobian.detach(), y1
+        self.jacobian, self.y1 = known[1].detach(), y1
+        self.retry = Memory(known)  # a shorter step begins with the same derivatives
         with torch.no_grad():
             self.error = systems.state(_plus(None, errors, us))
 

@@ -165,7 +165,7 @@ def _tight(solver: Any) -> tuple[float, float]:
     Implicit steps cost more each, and an error estimate of first order asks for a great many: both stay looser.
     """
     if not getattr(solver, "implicit", False) and solver.embedded_order == 1:
-        return 1e-6, 1e-4
+        return 1e-6, 3e-4
     if getattr(solver, "implicit", False):
         return (1e-6 if solver.order > 2 else 3e-7), 1e-4
     return (1e-9 if solver.order >= 5 else 1e-7), 1e-5

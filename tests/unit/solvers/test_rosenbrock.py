@@ -124,3 +124,22 @@ def test_second_derivatives_through_a_step():
     k = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(end, (y0, k))
     assert torch.autograd.gradgradcheck(end, (y0, k))
+
+
+def test_a_shorter_step_from_the_same_start_keeps_the_jacobian():
+    """And its gradient: that of the steps made again, which know nothing of the rejected ones."""
+    found = []
+    for gradient in ("backprop", "checkpointed"):
+        mu = torch.tensor(50.0, dtype=torch.float64, requires_grad=True)
+
+        def field(t, y, mu):
+            u, v = y.unbind(-1)
+            return torch.stack((v, mu * (1.0 - u * u) * v - u), -1)
+
+        y0 = torch.tensor([2.0, 0.0], dtype=torch.float64)
+        options = {"args": mu, "method": "rodas4", "rtol": 1e-4, "atol": 1e-6, "gradient": gradient}
+        solution = pathline.solve(field, y0, (0.0, 60.0), **options)
+        assert solution.stats.rejected > 10
+        assert solution.stats.jacobians <= solution.stats.accepted + 1
+        found.append(torch.autograd.grad(solution.y1.sum(), mu)[0])
+    torch.testing.assert_close(*found, rtol=1e-7, atol=0.0)
