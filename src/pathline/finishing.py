@@ -164,9 +164,8 @@ def _row_curve(problem: Problem, kept: Kept, args: Any) -> RowPiecewise:
     still[samples.long()] = False
     at_rest = still.nonzero()[:, 0]
     if len(at_rest) or values is None:
-        t = problem.times[0][at_rest]
+        t, y = problem.times[0][at_rest], kept.y1[at_rest]
         with torch.no_grad():
-            y = kept.y1[at_rest]
             slope = problem.term.select(at_rest).rate(t, y, args) if problem.solver.needs != "contract" else 0 * y
         degree = 2 if values is None else values.shape[1]
         points = torch.stack([y, slope, *[torch.zeros_like(y)] * (degree - 2)], dim=1)

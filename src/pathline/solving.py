@@ -335,11 +335,12 @@ def _check_clock(solver: Solver, clock: str) -> None:
 
 
 def _check_gradient(solver: Solver, gradient: Any) -> None:
-    offered = (*getattr(solver, "gradients", GRADIENTS), *(["backprop"] if getattr(solver, "whole", False) else []))
+    known = getattr(solver, "gradients", tuple(GRADIENTS))
+    offered = (*known, "backprop") if getattr(solver, "whole", False) else known  # it looks for a graph itself
     name = gradient if isinstance(gradient, str) else type(gradient).__name__.lower()
     if torch.is_grad_enabled() and name in GRADIENTS and name not in offered:
         raise ValueError(
-            f'"{solver.name}" is differentiated by gradient={" or ".join(map(repr, solver.gradients))} alone, not by '
+            f'"{solver.name}" is differentiated by gradient={" or ".join(map(repr, known))} alone, not by '
             f"{name!r}. Choose that, solve under torch.no_grad(), or take another method."
         )
 

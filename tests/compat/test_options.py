@@ -66,6 +66,14 @@ def test_safety_and_the_limits_of_growth(lib):
     assert max(b / a for a, b in zip(lengths, lengths[1:], strict=False)) <= 2.0 * (1 + 1e-9)
 
 
+@BOTH
+def test_factors_of_one(lib):
+    field = Judged(lambda t, y: -y)
+    ys = lib.odeint(field, Y0, T, rtol=1e-3, atol=1e-3, options={"first_step": 0.05, "ifactor": 1.0, "dfactor": 1.0})
+    assert max(dt.item() for _, _, dt in field.accepted) <= 0.05 * (1 + 1e-6)
+    torch.testing.assert_close(ys[-1], Y0 * torch.exp(-T[-1]), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 @BOTH
 def test_step_t_and_jump_t_are_hit(lib, sign):

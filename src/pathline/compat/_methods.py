@@ -133,8 +133,9 @@ def _pid(options: dict[str, Any], norm: Callable[[Any], Any] | None) -> PID:
         must_hit=step_t,
         jumps=jump_t,
         safety=float(options.get("safety", 0.9)),
-        shrink=float(options.get("dfactor", 0.2)),
-        grow=float(options.get("ifactor", 10.0)),
+        # The original takes factors of one, which forbid any change.
+        shrink=min(float(options.get("dfactor", 0.2)), 0.9),
+        grow=max(float(options.get("ifactor", 10.0)), 1.0 + 1e-9),
     )
 
 

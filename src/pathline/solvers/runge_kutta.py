@@ -116,7 +116,7 @@ class RungeKutta:
 
     def _times(self, term: Bound, t0: Time, t1: Time, dt: Time) -> Sequence[Time]:
         """Of the stages after the first; of all rows at once, where each has its own."""
-        if isinstance(dt, Tensor) and dt.dim():
+        if isinstance(t0, Tensor) and isinstance(dt, Tensor) and dt.dim():
             nodes = self._nodes.to(dt.device)
             return term.shaped(torch.where(nodes == 1.0, t1, torch.addcmul(t0, nodes, dt))).unbind()
         return [t1 if c == 1.0 else t0 + c * dt for c in self._fractions]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline.solvers.jacobians import Systems, learnt, linearize_all, products, repeated, transforming
+from pathline.solvers.jacobians import Systems, linearize_all, products, repeated, transforming
 from pathline.solvers.krylov import Products, Solved, gmres
 from pathline.solvers.linear import Factors, factor, solve
 
@@ -124,11 +124,11 @@ class Stages:
         """``(rows, stages, size)``: the rates at the stages."""
         if len(self.times) == 1:
             return self._rate(self.term, self.times[0], self.base + z[:, 0]).unsqueeze(1)
-        if self.term.per_sample and not learnt(self.term).get("no copies"):
+        if self.term.per_sample and not self.term.notes.get("no copies"):
             try:
                 return self._stacked(z)
             except (RuntimeError, ValueError):  # the field holds something of the batch's size
-                learnt(self.term)["no copies"] = True
+                self.term.notes["no copies"] = True
         return torch.stack([self._rate(self.term, t, self.base + z[:, i]) for i, t in enumerate(self.times)], 1)
 
     def _rate(self, term: Bound, t: Time, y: Tensor) -> Tensor:
