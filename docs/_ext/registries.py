@@ -49,7 +49,7 @@ class Methods(SphinxDirective):
     option_spec = {"kind": str}
 
     def run(self) -> list[nodes.Node]:
-        head = ["method", "order", "error estimate", "dense output", "stages", "steps", "properties", "gradients"]
+        head = ["method", "order", "error estimate", "dense output", "stages", "properties", "gradients"]
         kind = self.options.get("kind")
         rows = [method_row(name, s) for name, s in pathline.METHODS.items() if kind in (None, method_kind(s))]
         return [table(head, rows, numeric=(1, 2, 3, 4))]
@@ -86,7 +86,6 @@ def method_row(name: str, solver: Any) -> list[str]:
         "–" if not solver.adaptive else "varies" if varies or embedded is None else str(embedded),
         f"{upto}{solver.dense_order}" if getattr(solver, "dense_order", None) else "–",
         str(getattr(solver, "stages", None) or "–"),
-        "adaptive" if solver.adaptive else "fixed",
         ", ".join(properties),
         gradients(solver),
     ]

@@ -276,9 +276,9 @@ def sweep(
             slopes.append(backward.start_slope(times[0], rows[0], adjoint))
         g_t = None if t is None else torch.stack(slopes[::-1]).to(t.dtype)
         if g_t is not None:
-            n = len(problem.times)
-            missing = max(n - len(g_t), 0)
-            g_t = torch.cat([g_t[:n], g_t.new_zeros(missing, *g_t.shape[1:])])
+            # The last one is that of the end, which an event or a failure may have put before the requested times.
+            missing = len(problem.times) - (len(g_t) - 1)
+            g_t = torch.cat([g_t[:-1], g_t.new_zeros(missing, *g_t.shape[1:])])
         backward.warn()
     stats = problem.stats
     stats.backward_steps += backward.stats.steps

@@ -73,7 +73,7 @@ def split(term: Bound, t: Time, y: Tensor, args: Any) -> Systems:
         return Systems(True, y.shape[1:], y.is_complex())
     if y.dim() < 2:
         return Systems(False, y.shape, y.is_complex())
-    key = ("rows apart", id(term.term), y.shape)
+    key = f"rows apart {id(term.term)} {tuple(y.shape)}"
     apart = term.notes.get(key)
     if apart is None:
         apart = term.notes[key] = _given_by_rows(term, t, y, args) if term.jacobian_given else _apart(term, t, y, args)
