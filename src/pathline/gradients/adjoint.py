@@ -125,9 +125,9 @@ class Adjoint:
 
 def _end(problem: Problem, kept: Kept, rows: Tensor, y1: Tensor) -> Tensor:
     """The last state; where it is a requested row, with that row's dependence on its time."""
+    if problem.save.steps:
+        return y1
     if problem.per_sample:
-        if problem.save.steps:
-            return y1
         return torch.where(spread_mask(kept.result.code == 0, y1), rows[-1], y1)
     return rows[-1].clone() if kept.result.status is Status.SUCCESS else y1
 
@@ -166,7 +166,22 @@ class _Run:
             n = len(self.times) - 1
             rows, g = rows[:n], g[:n]
         ends = [torch.cat([rows, y1.unsqueeze(0)]), torch.cat([g, g_y1.unsqueeze(0)])]
-        return self.config.backward(self.recipe, self.times, *ends, t, tensors)
+        g_y0, g_t, *g_tensors = self.config.backward(self.recipe, self.times, *ends, t, tensors)
+        return [g_y0, None if g_t is None else self._requested(g_t), *g_tensors]
+
+    def _requested(self, slopes: Tensor) -> Tensor:
+        """Of the derivatives by the times of rows and end those of the requested times.
+
+        The end is one of them only where no event and no failure came before; then its row has it already, unless rows
+        are those of the steps.
+        """
+        problem, result = self.recipe.problem, self.kept.result
+        n = len(problem.times)
+        if not problem.save.steps:
+            missing = n - (len(slopes) - 1)
+            return torch.cat([slopes[:-1], slopes.new_zeros(missing, *slopes.shape[1:])])
+        done = result.code == 0 if problem.per_sample else result.status is Status.SUCCESS
+        return torch.cat([slopes[:1], slopes.new_zeros(n - 2, *slopes.shape[1:]), (slopes[-1] * done).unsqueeze(0)])
 
 
 def _times(problem: Problem, result: Result) -> list[float]:
@@ -249,7 +264,7 @@ def sweep(
             no requested row.
         rows: the stored states, ``(n, *state)``.
         g: their cotangents.
-        t: the requested times, where they require grad.
+        t: the requested times, where they require grad; then the derivatives by ``times`` are among the results.
         tensors: the inputs of the field.
         keep: called with each interval's solve (dense) and the scale of its adjoint.
     """
@@ -273,12 +288,9 @@ def sweep(
             adjoint = adjoint + g[i]
             adjoint = backward.interval(times[i], times[i - 1], rows[i], rows[i - 1], adjoint, keep)
         if t is not None:
-            slopes.append(backward.start_slope(times[0], rows[0], adjoint))
+            # Rows of steps stand at fixed times, the first one too; a requested one moves with its time.
+            slopes.append(backward.start_slope(times[0], rows[0], adjoint + g[0] if problem.save.steps else adjoint))
         g_t = None if t is None else torch.stack(slopes[::-1]).to(t.dtype)
-        if g_t is not None:
-            # The last one is that of the end, which an event or a failure may have put before the requested times.
-            missing = len(problem.times) - (len(g_t) - 1)
-            g_t = torch.cat([g_t[:-1], g_t.new_zeros(missing, *g_t.shape[1:])])
         backward.warn()
     stats = problem.stats
     stats.backward_steps += backward.stats.steps
