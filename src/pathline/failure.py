@@ -36,9 +36,12 @@ def explain(problem: Problem, result: Result, args: Any) -> str:
     if result.status is Status.ZENO:
         return f"An event fires infinitely often near t = {result.t1:g} ({count}). {_CURES[Status.ZENO]} {tail}"
     if result.status is Status.NEWTON:
+        adapts = _adapts(problem)
+        tried = ", however short the step" if adapts else ""
+        cure = _CURES[Status.NEWTON] if adapts else 'Set a smaller `dt`, or an adaptive method such as "kvaerno5".'
         return (
             f'The Newton iteration of "{problem.solver.name}" does not converge at t = {result.t1:g}{where} after '
-            f"{count}, however short the step. {_CURES[Status.NEWTON]} {tail}"
+            f"{count}{tried}. {cure} {tail}"
         )
     return (
         f"The step size fell below its least value at t = {result.t1:g}{where} after {count}{looks}. "

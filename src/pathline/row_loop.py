@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pathline import _random
 from pathline.controllers import Setting
@@ -316,6 +317,8 @@ class _March:
         if good is None:
             return step.y1, after, lasting(after)
         again = None if self.draws else getattr(step, "retry", carry)
+        if not bool(good.any()):  # nothing of such a step may enter a graph
+            return y, again, given
         y = torch.where(spread_mask(good, y), step.y1, y)
         return y, either(good, after, again), either(good, lasting(after), given)
 
@@ -324,7 +327,10 @@ class _March:
         rows = self.problem.stats.rows
         assert rows is not None
         for term in self.calls:
-            rows.evaluations[slice(None) if term.index is None else term.index] += term.calls
+            if term.index is None:
+                rows.evaluations += term.calls
+            else:  # a stack of stages serves a sample more than once
+                rows.evaluations.index_add_(0, term.index, torch.full_like(term.index, term.calls))
             term.calls = 0
         self.calls.clear()
 
@@ -459,12 +465,20 @@ class _Merged:
         self.step = solver.step(term.select(accepted), t0[accepted], t1[accepted], y[accepted], args, part)
         self.y1 = y.index_copy(0, accepted, self.step.y1)
         self.error, self.failed = tried.error, tried.failed
-        self.retry = None
+        self.retry = self.given = lasting(carry)
 
     @property
-    def carry(self) -> None:
-        """Nothing is handed on: the rows left behind have no part in the step."""
-        return None
+    def carry(self) -> Any:
+        """That of the accepted rows beside what the others had before."""
+        after, spec = pytree.tree_flatten(lasting(self.step.carry))
+        before, same = pytree.tree_flatten(self.given)
+        if spec != same or not all(isinstance(x, Tensor) for x in (*after, *before) if x is not None):
+            return None
+        leaves = [
+            None if a is None or b is None else b.index_copy(0, self.accepted, a)
+            for a, b in zip(after, before, strict=True)
+        ]
+        return pytree.tree_unflatten(leaves, spec)
 
     def coefficients(self, rows: Tensor | None = None) -> Tensor:
         """Dense output of accepted rows; of the others nothing."""

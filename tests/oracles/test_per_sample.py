@@ -11,7 +11,7 @@ from pathline import PerSample, Save, Status
 
 DOUBLE = torch.float64
 EXPLICIT = ["bosh3", "tsit5", "dopri5", "dopri8"]
-STIFF = [name for name in ("kvaerno5", "rodas5p", "rodas4", "radau5", "bdf", "trbdf2") if name in pathline.METHODS]
+STIFF = ["kvaerno5", "radau5", "rodas5p", "bdf"]
 TOL = 1e-6
 
 
@@ -304,7 +304,7 @@ def gradients(i, method, gradient, y0, mu, weight, **options):
 
 
 @pytest.mark.parametrize("gradient", ["backprop", "checkpointed", "adjoint"])
-@pytest.mark.parametrize("method", ["tsit5", "dopri8", *[m for m in STIFF if m in ("kvaerno5", "bdf", "radau5")]])
+@pytest.mark.parametrize("method", ["tsit5", "dopri8", "kvaerno5", "bdf"])
 def test_gradients_are_those_of_single_runs(method, gradient):
     y0, mu = spread_batch()
     y0, mu = y0[:4], mu[:4]
@@ -357,8 +357,10 @@ def mixed(t, y, kind):
     )
 
 
-@pytest.mark.parametrize("gradient", ["backprop", "checkpointed", "adjoint"])
-@pytest.mark.parametrize("method", ["tsit5", *STIFF])
+@pytest.mark.parametrize(
+    ("method", "gradient"),
+    [("tsit5", "backprop"), ("tsit5", "checkpointed"), ("tsit5", "adjoint"), *((m, "backprop") for m in STIFF)],
+)
 def test_a_failed_row_keeps_its_reason_and_leaves_the_others_alone(method, gradient):
     kind = torch.tensor([FINISHES, OVERFLOWS, FINISHES, MEETS_NAN, TIRES])
     y0 = torch.tensor([[1.0], [1.0], [3.0], [2.0], [0.0]], dtype=DOUBLE, requires_grad=True)
@@ -373,7 +375,7 @@ def test_a_failed_row_keeps_its_reason_and_leaves_the_others_alone(method, gradi
         gradient=gradient,
         rtol=1e-7,
         atol=1e-9,
-        max_steps=2000,
+        max_steps=500,
         on_failure="return",
     )
     status = list(solution.status)

@@ -677,6 +677,25 @@ def test_gradients_to_given_times_of_each_samples_own(gradient):
 
 
 @both_clocks
+@all_modes
+def test_rows_of_steps_stand_at_fixed_times(gradient, clock):
+    """A dose d at s: the rows of ``Save(steps=True)`` stand where they are told, the last state and records move."""
+    s = torch.tensor([0.5], dtype=D, requires_grad=True)
+    event = Event(at=s, reset=lambda t, y: y + 0.5)
+    options = {"f": lambda t, y: -0.7 * y, "y0": 1.0, "t": (0.0, 2.0), "save": Save(steps=True), **TIGHT}
+    solution = run(clock, event, gradient=gradient, **options)
+    (g,) = torch.autograd.grad(solution.y1.sum(), s, retain_graph=True)
+    assert g.item() == pytest.approx(0.7 * 0.5 * math.exp(-0.7 * 1.5), abs=1e-8)
+    (g,) = torch.autograd.grad(solution.events[0].before.sum(), s, retain_graph=True)
+    assert g.item() == pytest.approx(-0.7 * math.exp(-0.35), abs=1e-8)
+    (g,) = torch.autograd.grad(solution.ys.sum(), s)
+    ts = solution.ts.flatten()
+    behind = torch.arange(len(ts)) > int((ts < 0.5).sum())  # the state behind the dose stands at 0.5 a second time
+    exact = (0.7 * 0.5 * torch.exp(-0.7 * (ts - 0.5)))[behind].sum()
+    assert g.item() == pytest.approx(exact.item(), abs=1e-7)
+
+
+@both_clocks
 def test_given_times_in_a_list_keep_their_gradient(clock):
     s = torch.tensor(0.5, dtype=D, requires_grad=True)
     solution = run(clock, Event(at=[s], reset=lambda t, y: y + t.reshape(-1, 1) ** 2))
