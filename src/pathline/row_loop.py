@@ -425,8 +425,9 @@ def _calm(step: Step, good: Tensor | None) -> bool:
     """
     if not torch.is_grad_enabled() or not step.y1.requires_grad or good is None:
         return True
-    left = step.y1.detach()[~good]
-    return bool(torch.isfinite(left).all())
+    errors = step.error if isinstance(step.error, tuple) else (step.error,)
+    limit = torch.finfo(step.y1.dtype).max ** 0.5  # derivatives overflow before values do
+    return all(bool((x.detach()[~good].abs() < limit).all()) for x in (step.y1, *errors) if x is not None)
 
 
 class AcceptedRows:
