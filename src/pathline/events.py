@@ -144,7 +144,7 @@ class SharedWatch:
         self.found: list[int] = []
         self.recording = False
         with torch.no_grad():
-            self.values = {i: self.value(i, term, t, y) for i in self.numbers}
+            self.values = {i: self.value(i, _both_sides(term), t, y) for i in self.numbers}
 
     def value(self, number: int, term: Bound, t: float, y: Tensor) -> float:
         """One crossing's number."""
@@ -162,7 +162,7 @@ class SharedWatch:
 
     def look(self, term: Bound, step: Step, t0: float, t1: float, y0: Tensor) -> float | None:
         """Where in this step the first event fires; ``found`` then holds the numbers of those that fire there."""
-        self.recording = torch.is_grad_enabled()
+        self.recording, term = torch.is_grad_enabled(), _both_sides(term)
         with torch.no_grad():
             ends = {i: self.value(i, term, t1, step.y1) for i in self.numbers}
             roots = {}
@@ -235,7 +235,7 @@ class RowWatch:
     def start(self, term: Bound, t: Tensor, y: Tensor) -> None:
         """The values where the solve begins."""
         with torch.no_grad():
-            self.values = {i: self.value(i, term, t, y) for i in self.numbers}
+            self.values = {i: self.value(i, _both_sides(term), t, y) for i in self.numbers}
 
     def select(self, keep: Tensor) -> None:
         """Drop all other rows."""
@@ -252,7 +252,7 @@ class RowWatch:
         """Which events fire in each row (-1 where none does), and where the first of them does; None if none at all."""
         self.recording = torch.is_grad_enabled()
         with torch.no_grad():
-            return self._look(term, step, t0.detach(), t1.detach(), y0, accepted)
+            return self._look(_both_sides(term), step, t0.detach(), t1.detach(), y0, accepted)
 
     def _look(
         self, term: Bound, step: Any, t0: Tensor, t1: Tensor, y0: Tensor, accepted: Tensor | None
@@ -345,6 +345,11 @@ class RowWatch:
             return self.value(i, some, t, horner(curve, spread((t - start) / length, curve[0])))
 
         return g
+
+
+def _both_sides(term: Bound) -> Bound:
+    """The term with the times as they are: a crossing that changes sign at a jump would be missed from either side."""
+    return term.between(-math.inf, math.inf)
 
 
 def _largest(y: Tensor, like: Tensor) -> Tensor:

@@ -102,12 +102,11 @@ def finish_rows(problem: Problem, kept: Kept, times: Times, args: Any, on_failur
     if reached is None:
         done = result.code == 0
         reached = ts[-1] if bool(done.all()) and not save.steps else torch.where(done, times.shown[-1], result.t1)
-        reached = reached.to(ts.dtype)
     solution = Solution(
         ts=ts,
         ys=ys,
         y1=structure.unravel(kept.y1),
-        t1=reached,
+        t1=reached.to(ts.dtype),
         valid=valid,
         status=status,
         stats=problem.stats,

@@ -259,7 +259,13 @@ class RowPID:
         span, sign = (torch.from_numpy(x).to(self.device) for x in (np.abs(self.end - self.now), self.sign))
         given = self.config.first_step
         if given is not None:
-            return torch.minimum(torch.as_tensor(given, dtype=span.dtype, device=span.device).expand_as(span), span)
+            given = torch.as_tensor(given, dtype=span.dtype, device=span.device)
+            if given.dim() and given.shape != span.shape:
+                raise ValueError(
+                    f"`first_step` is a number, or has one for each of the {len(span)} samples; its shape is "
+                    f"{tuple(given.shape)}."
+                )
+            return torch.minimum(given.expand_as(span), span)
         if self.solver.needs == "contract":
             raise ValueError(
                 f'The first step cannot be chosen for "{self.solver.name}", whose term has no rate dy/dt. '

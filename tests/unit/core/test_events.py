@@ -516,6 +516,26 @@ def test_each_sample_has_its_own_events():
 
 
 @both_clocks
+def test_a_crossing_at_a_given_time_or_a_jump_is_not_lost_between_its_sides(clock):
+    dose = Event(at=[0.5], reset=lambda t, y: y + 1)
+    cross = Event(crossing=lambda t, y: t.reshape(-1) - 0.5, terminal=False, reset=lambda t, y: y + 10)
+    solution = run(clock, {"dose": dose, "cross": cross})
+    assert solution.y1.item() == pytest.approx(13.0)
+    assert times_of(solution.events["cross"]) == pytest.approx([0.5], abs=1e-12)
+    stair = Event(crossing=lambda t, y: torch.where(t.reshape(-1) < 0.5, -1.0, 1.0).to(D), terminal=False)
+    solution = run(clock, stair, controller=PID(jumps=[0.5]))
+    assert times_of(solution.events[0]) == pytest.approx([0.5], abs=1e-9)
+
+
+@both_clocks
+def test_times_of_events_in_single_precision(clock):
+    solution = run(clock, Event(crossing=height(0.7)), y0=torch.zeros(1, 1), t=LINE.float())
+    assert solution.t1.dtype == solution.ts.dtype == torch.float32
+    assert solution.events[0].t.dtype == torch.float64
+    assert solution.t1.item() == pytest.approx(0.7, abs=1e-5)
+
+
+@both_clocks
 def test_max_steps_counts_all_stretches(clock):
     event = Event(crossing=height(0.1), terminal=False, reset=lambda t, y: 0 * y)
     solution = run(clock, event, max_steps=12, on_failure="return")

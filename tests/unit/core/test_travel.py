@@ -99,7 +99,14 @@ def test_options_travel_and_compare(thing):
 def test_methods_travel(method):
     solver = pickle.loads(pickle.dumps(pathline.METHODS[method]))
     options = {} if solver.adaptive else {"dt": 0.1}
-    mine = pathline.solve(Field(), Y0, (0.0, 1.0), method=solver, **options)
+    terms = {
+        "rate": Field(),
+        "parts": pathline.Sum(Field(), Field()),
+        "split": pathline.Separable(lambda t, q: -q, lambda t, p: p),
+    }
+    with torch.no_grad():  # "scipy" has no other gradient than the adjoint
+        mine = pathline.solve(terms[solver.needs], Y0, (0.0, 1.0), method=solver, **options)
+        assert torch.equal(mine.y1, pathline.solve(terms[solver.needs], Y0, (0.0, 1.0), method=method, **options).y1)
     assert mine.status
 
 
