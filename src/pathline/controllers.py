@@ -445,8 +445,14 @@ class PIDClock:
 
     def _first_step(self, y0: Tensor, args: Any, carry: Any) -> float:
         span = abs(self.end - self.t)
-        if self.config.first_step is not None:
-            return min(float(self.config.first_step), span)
+        given = self.config.first_step
+        if isinstance(given, Tensor) and given.numel() != 1:
+            raise ValueError(
+                f"`first_step` has shape {tuple(given.shape)}; on the shared clock it is one number. A step for each "
+                'sample needs clock="per-sample".'
+            )
+        if given is not None:
+            return min(float(given), span)
         setting = self.setting
         if setting.solver.needs == "contract":
             raise ValueError(

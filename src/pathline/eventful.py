@@ -323,14 +323,16 @@ def _shared_value(event: Event, term: Any, t: Tensor, y: Tensor, args: Any) -> T
 def reset_state(problem: Problem, event: Event, t: Tensor, y: Tensor, args: Any, term: Any = None) -> Tensor:
     """The state after the event, checked."""
     term = term or problem.term
-    given = y.clone() if not y.requires_grad else y  # a reset in place must not reach what is recorded before it
+    given = y.clone()  # a reset in place must not reach what is recorded before it
     after = problem.structure.ravel(term.apply(event.reset, t, given, args), "`reset`")
     if not isinstance(after, Tensor) or after.shape != y.shape or after.dtype != y.dtype:
         came = f"{after.dtype} {tuple(after.shape)}" if isinstance(after, Tensor) else type(after).__name__
         raise ValueError(
             f"`reset` returned {came} for a state of {y.dtype} {tuple(y.shape)}. It returns the state to go on from."
         )
-    return after.clone() if after is given else after
+    if not transforming() and not bool(torch.isfinite(after.detach()).all()):
+        raise ValueError("`reset` returned NaN or infinite values. It returns the state to go on from.")
+    return after
 
 
 def given_times(

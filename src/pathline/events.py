@@ -358,8 +358,9 @@ def _largest(y: Tensor, like: Tensor) -> Tensor:
 
 
 def _check_real(g: Any) -> None:
-    if isinstance(g, bool) or (isinstance(g, Tensor) and not g.is_floating_point()):
-        came = g.dtype if isinstance(g, Tensor) else bool
+    number = g.is_floating_point() if isinstance(g, Tensor) else isinstance(g, float | int) and not isinstance(g, bool)
+    if not number:
+        came = g.dtype if isinstance(g, Tensor) else type(g).__name__
         raise TypeError(
             f"`crossing` returned {came}. It is a real number whose sign changes at the event: y - 1, not y > 1."
         )

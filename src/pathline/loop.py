@@ -231,7 +231,10 @@ def contribution(keeper: Keeper, step: Step, piece: Piece) -> tuple[Tensor, tupl
         outputs = keeper.kept(end.unsqueeze(0), [piece.cut]) + outputs[len(outputs) - keeper.save.dense :]
     if keeper.save.dense:
         fraction = (piece.cut - host(piece.t0)) / (host(piece.t1) - host(piece.t0))
-        outputs = (*outputs[:-1], shorten(outputs[-1].unsqueeze(0), torch.tensor([fraction], dtype=torch.float64, device=end.device))[0])
+        outputs = (
+            *outputs[:-1],
+            shorten(outputs[-1].unsqueeze(0), torch.tensor([fraction], dtype=torch.float64, device=end.device))[0],
+        )
     return end, outputs
 
 

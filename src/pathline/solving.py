@@ -129,6 +129,9 @@ def solve(
     _check_kinds(save, progress, hooks)
     _check_clock(find_solver(method), clock)
     per_sample = clock == "per-sample"
+    if not per_sample and (batch_first or check_rows):
+        name = "batch_first" if batch_first else "check_rows"
+        raise ValueError(f'`{name}` is for clock="per-sample"; on the shared clock leave it out.')
     structure = Structure(y0, rows=per_sample)
     flat = y0.clone() if structure.plain else structure.ravel(y0)  # nothing inside reaches the caller's tensor
     _check_start(flat)

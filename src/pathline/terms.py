@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 import types
 import weakref
 from collections.abc import Callable
@@ -246,6 +247,10 @@ def _arity(f: Callable[..., Any]) -> int:
     return 1 if len(required) == 1 or len(positional) == 1 else 2
 
 
+#: References to a tensor that nobody else holds: a local name, and the argument that counts them.
+_OURS = 2
+
+
 class Bound:
     """A term during one solve: it makes the time that the field receives, counts evaluations, and checks what returns.
 
@@ -352,7 +357,8 @@ class Bound:
         dy = self._differentiating(t, y, args) if self.differentiates else self._plain(t, y, args)
         if dy.__class__ is not Tensor or dy.shape != y.shape or dy.dtype != y.dtype or dy.device != y.device:
             dy = self._checked(dy, t, y)
-        return dy
+        # A tensor that the field keeps, such as a buffer it fills, would change under our hands at its next call.
+        return dy.clone() if sys.getrefcount(dy) > _OURS else dy
 
     def given(self, args: Any) -> Any:
         """``args`` as the field receives them; found once for each `args` and set of rows."""
@@ -453,6 +459,11 @@ class Bound:
         try:
             return self._call(self.time(t), y, args)
         except RuntimeError as error:
+            if self.index is not None and "size of tensor" in str(error):
+                error.add_note(
+                    f"Of the batch {len(y)} samples are still active. What belongs to single samples reaches the field "
+                    "as a PerSample leaf of `args`: solve(..., args=pathline.PerSample(x))."
+                )
             # A field that differentiates inside needs a graph, whatever mode the solve runs in.
             if "does not require grad" not in str(error) and not torch.is_inference_mode_enabled():
                 raise

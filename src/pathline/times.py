@@ -104,8 +104,8 @@ def _row_pair(t: Any, y0: Tensor) -> Tensor:
         wide = [torch.as_tensor(x, dtype=torch.float64, device=y0.device) for x in t]
         if not all(x.dim() == 0 or x.shape == y0.shape[:1] for x in wide):
             raise ValueError(
-                f"`t` as a pair holds numbers or tensors of one time for each of the {len(y0)} samples; it holds shapes "
-                f"{[tuple(x.shape) for x in wide]}. Times of each sample's own are (n, batch), or a list."
+                f"`t` as a pair holds numbers or tensors of one time for each of the {len(y0)} samples; it holds "
+                f"shapes {[tuple(x.shape) for x in wide]}. Times of each sample's own are (n, batch), or a list."
             )
         return torch.stack([x.expand(len(y0)) for x in wide])
     return _as_times(t, y0.device)
@@ -133,6 +133,11 @@ def _as_times(t: Any, device: torch.device) -> Tensor:
         )
     if any(isinstance(x, Tensor) for x in items):
         wide = [torch.as_tensor(x, dtype=torch.float64, device=device) for x in items]
+        if any(x.numel() != 1 for x in wide):
+            raise ValueError(
+                '`t` is a list of tensors of several times: times of each sample\'s own need clock="per-sample". '
+                "Times that all samples share are one tensor, as from torch.cat(t)."
+            )
         return torch.stack(wide) if all(x.dim() == 0 for x in wide) else torch.cat(wide)
     try:
         return torch.from_numpy(np.array(items, dtype=np.float64)).to(device)
