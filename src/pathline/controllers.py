@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pathline._structure import host
-from pathline.row_clocks import RowGrid, RowPID
+from pathline.row_clocks import CREEPING, RowGrid, RowPID
 from pathline.status import Status
 from pathline.tolerance import Tolerance
 
@@ -230,7 +230,7 @@ class GridClock:
     def judge(self, y0: Tensor, step: Step) -> bool:
         """Every step counts that could be made."""
         if step.failed:
-            self.failure = getattr(step, "status", None) or Status.NEWTON
+            self.failure = getattr(step, "status", None) or reason(step)
             return False
         self.index += 1
         self.t = self.target
@@ -345,6 +345,7 @@ class PIDClock:
         self.hopeless = False
         self.dt = 0.0 if self.done else min(max(self._first_step(y0, args, carry), self.min_step), self.max_step)
         self.resolution = 10 * math.ulp(self.dt)
+        self.creeping = 0
 
     def _ahead(self, t: float) -> float:
         return t * self.sign
@@ -385,7 +386,7 @@ class PIDClock:
         ratio = math.inf if step.failed else self._ratio(y0, step)
         forced = config.force_min_step and h <= self.min_step * (1 + 1e-9) and math.isfinite(ratio)
         exponent = getattr(step, "exponent", None) or self.exponent
-        if not (ratio <= 1.0 or forced):
+        if not (ratio <= 1.0 or forced) or self.creeping >= CREEPING:
             return self._reject(h, ratio, exponent, step)
         factor = getattr(step, "factor", None)
         factor = self._factor(ratio, exponent) if factor is None else float(factor)
@@ -396,7 +397,9 @@ class PIDClock:
             factor = 1.0
         # A step that a stop cut short says little: the length before the cut stands.
         grown = h * factor if h >= self.dt * 0.99 else max(h * factor, min(self.dt, h * config.grow))
-        self.dt = min(max(grown, self.min_step), self.max_step)
+        least = 10 * math.ulp(self.target)
+        self.dt = min(max(grown, least, self.min_step), self.max_step)
+        self.creeping = self.creeping + 1 if max(h, self.dt) <= least + math.ulp(self.target) else 0
         self.rejected = False
         self.t = self.target
         self.done = self.t == self.end
@@ -407,10 +410,12 @@ class PIDClock:
         finite = math.isfinite(ratio)
         factor = min(max(config.safety * ratio**-exponent, config.shrink), 1.0) if finite else config.shrink
         floor = max(self.min_step, 10 * math.ulp(self.t), self.resolution)
-        if h <= floor * (1 + 1e-9) or self.hopeless:
+        # The end of a step is rounded: one of the least length may be longer than that by an ulp.
+        shortest = floor * (1 + 1e-9) + math.ulp(max(abs(self.t), abs(self.target)))
+        if h <= shortest or self.hopeless or self.creeping >= CREEPING:
             # A finite state with an infinite ratio is the tolerance's doing, not the field's.
             tight = finite or bool(torch.isfinite(step.y1).all())
-            self.failure = Status.NEWTON if step.failed else Status.STEP_UNDERFLOW if tight else Status.NON_FINITE
+            self.failure = reason(step) if step.failed else Status.STEP_UNDERFLOW if tight else Status.NON_FINITE
         self.dt = max(h * min(factor, 0.999), floor)
         self.rejected = True
         return False
@@ -476,6 +481,11 @@ class PIDClock:
             return h0
         h1 = max(1e-6, h0 * 1e-3) if steepest <= 1e-15 else (0.01 / steepest) ** self.exponent
         return min(100 * h0, h1, span)
+
+
+def reason(step: Step) -> Status:
+    """Why an implicit step could not be made: the field is to blame where it returned numbers that are not finite."""
+    return Status.NON_FINITE if getattr(step, "lost", None) is not None else Status.NEWTON
 
 
 def towards(t: float, other: float, dtype: torch.dtype) -> float:

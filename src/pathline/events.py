@@ -156,7 +156,7 @@ class SharedWatch:
             )
         _check_real(g)
         g = float(g)
-        if math.isnan(g):
+        if math.isnan(g) and bool(torch.isfinite(y).all()):  # a state that is not finite ends the solve by itself
             raise ValueError(f"`crossing` returned NaN at t = {t:g}. It is finite wherever the solution is.")
         return g
 
@@ -186,7 +186,7 @@ class SharedWatch:
         sign = g0
         if g0 == 0.0 or (i in self.fresh and self._still_zero(g, event, t0, t1, y0, g0)):
             sign, start, g0 = self._first_move(g, t0, t1, y0, step.y1, g0)
-        if sign == 0.0 or (event.direction and event.direction * sign > 0):
+        if sign == 0.0 or math.isnan(sign + g1) or (event.direction and event.direction * sign > 0):
             return None
         if sign * g0 <= 0:
             return start  # back through zero within a thousandth of the step
@@ -390,6 +390,6 @@ def crossing_of(event: Event, term: Bound, t: Tensor, y: Tensor, args: Any) -> T
         )
     _check_real(g)
     g = g.reshape(-1).to(t.dtype)
-    if bool(torch.isnan(g).any()):
+    if bool((torch.isnan(g) & torch.isfinite(y.detach().reshape(len(y), -1)).all(1)).any()):
         raise ValueError(f"`crossing` returned NaN near t = {float(t[0]):g}. It is finite wherever the solution is.")
     return g

@@ -28,10 +28,11 @@ def explain(problem: Problem, result: Result, args: Any) -> str:
     looks = f", and the field looks stiff (|J| about {stiffness:.0e})" if _stiff(problem, result, stiffness) else ""
     if result.status is Status.MAX_STEPS:
         explicit = not getattr(problem.solver, "implicit", False)
-        stiff = 'Try method="kvaerno5", or "auto"; or raise' if looks and explicit else "Raise"
+        other = '"kvaerno5"' if problem.solver.name == "auto" else '"kvaerno5", or "auto"'
+        stiff = f"Try method={other}; or raise" if looks and explicit else "Raise"
         return (
             f"`max_steps` = {problem.max_steps} was reached at t = {result.t1:g} of {problem.times[-1]:g} ({count})"
-            f"{looks}. {stiff} max_steps, or {_fewer_steps(problem)}. {tail}"
+            f"{looks}.{_unresolved(problem, result.y1)} {stiff} max_steps, or {_fewer_steps(problem)}. {tail}"
         )
     if result.status is Status.ZENO:
         return f"An event fires infinitely often near t = {result.t1:g} ({count}). {_CURES[Status.ZENO]} {tail}"
@@ -105,6 +106,14 @@ def _dtype(y: Tensor) -> str:
 def _wider(y: Tensor) -> str:
     wide = torch.complex128 if y.is_complex() else torch.float64
     return "" if y.dtype == wide else f", or use {str(wide).removeprefix('torch.')}"
+
+
+def _unresolved(problem: Problem, y: Tensor) -> str:
+    """A tolerance that rounding alone exceeds."""
+    eps = torch.finfo(y.dtype).eps
+    if not _adapts(problem) or isinstance(problem.rtol, Tensor) or not 0 < problem.rtol < eps:
+        return ""
+    return f" rtol={problem.rtol:g} is below what {_dtype(y)} resolves ({eps:.1e}): loosen it{_wider(y)}."
 
 
 def _adapts(problem: Problem) -> bool:

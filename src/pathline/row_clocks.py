@@ -31,6 +31,8 @@ _SUCCESS, _UNDERFLOW, _NON_FINITE, _NEWTON = (
     CODES.index(s) for s in (Status.SUCCESS, Status.STEP_UNDERFLOW, Status.NON_FINITE, Status.NEWTON)
 )
 
+#: After so many steps of the least length that all count the solution creeps towards a singularity.
+CREEPING = 20
 
 Array = np.ndarray[Any, Any]
 
@@ -76,7 +78,7 @@ class RowGrid:
         if good.all():
             self.t = self.target
             return None
-        self.failure = np.where(good, _SUCCESS, np.where(failed, _NEWTON, _NON_FINITE))
+        self.failure = np.where(good, _SUCCESS, np.where(failed, _reasons(step), _NON_FINITE))
         self.t = torch.where(torch.from_numpy(good).to(self.t.device), self.target, self.t)
         return good
 
@@ -117,6 +119,7 @@ class RowPID:
         first = on_host(self._first_step(y0, args, carry))
         self.dt = np.clip(first, self.min_step, self.max_step)
         self.resolution = 10 * np.spacing(self.dt)
+        self.creeping = np.zeros_like(self.failure)
         self.target = self.now
 
     def _stops(self) -> tuple[Array | None, Array | None]:
@@ -172,10 +175,11 @@ class RowPID:
         accept = ratio <= 1.0
         if config.force_min_step:
             accept |= (h <= self.min_step * (1 + 1e-9)) & np.isfinite(ratio)
+        accept &= self.creeping < CREEPING
         exponent = getattr(step, "exponent", None)
         exponent = self.exponent if exponent is None else _numbers(exponent)
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            grown = self._grown(h, ratio, exponent, step)
+            crept, grown = self.creeping, self._grown(h, ratio, exponent, step)
             kept = np.maximum(ratio, 1e-10)
             if accept.all():
                 self.before, self.last, self.dt = self.last, kept, grown
@@ -183,6 +187,7 @@ class RowPID:
                 self.done = self.now == self.end
                 self.t = torch.from_numpy(self.now).to(self.device)
                 return None
+            self.creeping = np.where(accept, self.creeping, crept)
             self.before = np.where(accept, self.last, self.before)
             self.last = np.where(accept, kept, self.last)
             self.dt = np.where(accept, grown, self._shrunk(h, ratio, exponent, accept, failed, step))
@@ -204,7 +209,10 @@ class RowPID:
         if short.any():
             # A step that a stop cut short says little: the length before the cut stands.
             grown = np.where(short, np.maximum(grown, np.minimum(self.dt, h * config.grow)), grown)
-        return np.clip(grown, self.min_step, self.max_step)
+        ulp = np.spacing(np.abs(self.target))
+        grown = np.clip(np.maximum(grown, 10 * ulp), self.min_step, self.max_step)
+        self.creeping = np.where(np.maximum(h, grown) <= 11 * ulp, self.creeping + 1, 0)
+        return grown
 
     def _shrunk(self, h: Array, ratio: Array, exponent: Any, accept: Array, failed: Array | None, step: Step) -> Array:
         config = self.config
@@ -212,11 +220,13 @@ class RowPID:
         factor = np.clip(config.safety * ratio**-exponent, config.shrink, 1.0)
         factor = np.where(finite, factor, config.shrink)
         floor = np.maximum(np.maximum(10 * np.spacing(np.abs(self.now)), self.resolution), self.min_step)
-        stuck = ~accept & ((h <= floor * (1 + 1e-9)) | self.hopeless)
+        # The end of a step is rounded: one of the least length may be longer than that by an ulp.
+        shortest = floor * (1 + 1e-9) + np.spacing(np.maximum(np.abs(self.now), np.abs(self.target)))
+        stuck = ~accept & ((h <= shortest) | self.hopeless | (self.creeping >= CREEPING))
         if stuck.any():
             # A finite state with an infinite ratio is the tolerance's doing, not the field's.
             why = np.where(finite | _finite_rows(step.y1), _UNDERFLOW, _NON_FINITE)
-            why = why if failed is None else np.where(failed, _NEWTON, why)
+            why = why if failed is None else np.where(failed, _reasons(step), why)
             self.failure = np.where(stuck, why, self.failure)
         return np.maximum(h * np.minimum(factor, 0.999), floor)
 
@@ -298,7 +308,7 @@ class RowPID:
 
 _ROWS = (
     *("now", "end", "sign", "done", "failure", "stops", "jumps", "before", "last", "rejected", "hopeless", "dt"),
-    *("resolution", "target"),
+    *("resolution", "creeping", "target"),
 )
 
 
@@ -329,6 +339,12 @@ def on_host(x: Tensor) -> Array:
         kind = bool if x.dtype == torch.bool else float if x.is_floating_point() else np.int64
         return np.array(x.tolist(), dtype=kind)
     return x.cpu().numpy()
+
+
+def _reasons(step: Step) -> Any:
+    """Why rows failed: the field is to blame where it returned numbers that are not finite."""
+    lost = getattr(step, "lost", None)
+    return _NEWTON if lost is None else np.where(lost, _NON_FINITE, _NEWTON)
 
 
 def _numbers(x: Any) -> Any:

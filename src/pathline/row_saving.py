@@ -183,15 +183,18 @@ class Window:
         if not len(due):
             return due, ()
         exact = keeper.times if keeper.exact is None else keeper.exact
-        times, sign = exact[due.place], keeper.sign[due.sample, None]
-        number = torch.searchsorted((ends.T[due.sample] * sign).contiguous(), times.detach()[:, None] * sign)[:, 0] - 1
-        row = places[number, due.sample]
+        low, high = int(due.slot.min()), int(due.slot.max()) + 1
+        keys = keeper.keys[:, low:high].contiguous()
+        number = torch.searchsorted((ends.T * keeper.sign[:, None]).contiguous(), keys) - 1
+        row = places[number[due.sample, due.slot - low], due.sample]
         t0, t1, y1 = (torch.cat(x) for x in zip(*((a, b, step.y1) for step, a, b in steps), strict=True))
-        coefficients = torch.cat([step.coefficients() for step, _, _ in steps], dim=1)
-        start, end = t0[row], t1[row]
-        theta = (times - start) / (end - start)
-        values = horner(coefficients[:, row], spread(theta, y1))
-        values = ended(values, y1[row], times == end, moving=keeper.exact is not None)
+        curves = torch.cat([step.coefficients().transpose(0, 1) for step, _, _ in steps])
+        times, start, end = exact[due.place], t0.index_select(0, row), t1.index_select(0, row)
+        theta = spread((times - start) / (end - start), y1)
+        values = horner(curves.index_select(0, row).transpose(0, 1), theta)
+        at_end = times == end
+        if bool(at_end.any()):
+            values = ended(values, y1.index_select(0, row), at_end, moving=keeper.exact is not None)
         if keeper.moved is not None:
             values = keeper.moved(values, due)
         return due, keeper.kept(values, keeper.times[due.place])

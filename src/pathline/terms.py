@@ -427,7 +427,7 @@ class Bound:
         if self.differentiates:
             return self._with_graph(function, x)
         try:
-            return function(x.detach() if torch.is_grad_enabled() and not x.requires_grad else x)
+            return function(x.view_as(x) if torch.is_grad_enabled() and not x.requires_grad else x)
         except RuntimeError as error:
             if "does not require grad" not in str(error) and not torch.is_inference_mode_enabled():
                 raise
@@ -436,7 +436,7 @@ class Bound:
 
     def _with_graph(self, function: Callable[[Any], Any], x: Tensor) -> Any:
         if torch.is_grad_enabled():
-            return function(x if x.requires_grad else x.detach().requires_grad_())
+            return function(x if x.requires_grad else x.view_as(x).requires_grad_())
         with torch.inference_mode(False), torch.enable_grad():
             x = x.clone() if x.is_inference() else x.detach()
             return function(x.requires_grad_()).detach()
@@ -455,7 +455,7 @@ class Bound:
 
     def _plain(self, t: Time, y: Tensor, args: Any) -> Tensor:
         if not y.requires_grad and torch.is_grad_enabled():
-            y = y.detach()  # a field that calls y.requires_grad_() must not reach the caller's tensor
+            y = y.view_as(y)  # a field that calls y.requires_grad_() must not reach the caller's tensor
         try:
             return self._call(self.time(t), y, args)
         except RuntimeError as error:

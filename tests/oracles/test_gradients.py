@@ -13,7 +13,8 @@ from pathline.testing import finite_difference, relative_error
 
 MODES = ["backprop", "checkpointed", "adjoint"]
 EXACT = ["backprop", "checkpointed"]
-FIXED = [name for name, solver in pathline.METHODS.items() if not solver.adaptive]
+FIXED = [name for name, solver in pathline.METHODS.items() if not solver.adaptive and solver.needs == "rate"]
+SPLIT = [name for name, solver in pathline.METHODS.items() if not solver.adaptive and solver.needs == "split"]
 
 A = torch.tensor([[-0.4, 1.3, 0.2], [-1.1, -0.2, 0.5], [0.3, -0.6, 0.1]], dtype=torch.float64)
 Z0 = torch.tensor([1.0, -0.5, 0.8], dtype=torch.float64)
@@ -171,9 +172,10 @@ def test_adjoint_meets_backprop_at_tight_tolerance(method, times):
 
 
 @pytest.mark.parametrize("gradient", EXACT)
-@pytest.mark.parametrize("grid", [(0.1, 0.47, 0.5, 0.9), (0.9, 0.5, 0.47, 0.1)], ids=["forward", "backward"])
+@pytest.mark.parametrize("grid", [(0.1, 0.47, 0.55, 0.9), (0.9, 0.55, 0.47, 0.1)], ids=["forward", "backward"])
 @pytest.mark.parametrize("method", FIXED)
 def test_gradcheck_of_fixed_steps(method, grid, gradient):
+    """Output times lie inside steps: at the end of one a collocation polynomial has a kink, and no derivative."""
     y0 = torch.tensor([0.4, -0.8], dtype=torch.float64, requires_grad=True)
     matrix = A[:2, :2].clone().requires_grad_()
     times = torch.tensor(grid, dtype=torch.float64, requires_grad=True)
@@ -183,6 +185,21 @@ def test_gradcheck_of_fixed_steps(method, grid, gradient):
         return pathline.solve(rate, y0, times, args=matrix, method=method, dt=0.21, gradient=gradient).ys
 
     assert torch.autograd.gradcheck(solve, (y0, matrix, times))
+
+
+@pytest.mark.parametrize("gradient", EXACT)
+@pytest.mark.parametrize("grid", [(0.1, 0.47, 0.55, 0.9), (0.9, 0.55, 0.47, 0.1)], ids=["forward", "backward"])
+@pytest.mark.parametrize("method", SPLIT)
+def test_gradcheck_of_fixed_steps_that_kick_and_drift(method, grid, gradient):
+    y0 = torch.tensor([0.4, -0.8], dtype=torch.float64, requires_grad=True)
+    stiffness = torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
+    times = torch.tensor(grid, dtype=torch.float64, requires_grad=True)
+    pendulum = pathline.Separable(lambda t, q, k: -k * torch.sin(q) * torch.cos(3.0 * t), lambda t, p, k: torch.tanh(p))
+
+    def solve(y0, stiffness, times):
+        return pathline.solve(pendulum, y0, times, args=stiffness, method=method, dt=0.21, gradient=gradient).ys
+
+    assert torch.autograd.gradcheck(solve, (y0, stiffness, times))
 
 
 @pytest.mark.parametrize("gradient", EXACT)

@@ -46,7 +46,7 @@ class Backward:
         timed: whether the times require grad.
     """
 
-    #: Where the pair is stacked.
+    #: Where the pair is stacked. Implicit methods find the samples of a batch in the first dimension.
     axis = 0
 
     def __init__(
@@ -67,6 +67,8 @@ class Backward:
         points = (getattr(self.solver, "dense_order", 3) + 2) // 2
         self.nodes, self.weights = np.polynomial.legendre.leggauss(points)
         self.split = self.solver.needs == "split"
+        if getattr(self.solver, "implicit", False) and problem.structure.plain and problem.term.empty().dim() > 2:
+            self.axis = 1
         if self.split and not (problem.term.term.offers("kick") and problem.term.term.offers("drift")):
             raise ValueError(
                 f'Adjoint(method="{self.solver.name}") kicks and drifts, and the field isn\'t split. '
@@ -104,7 +106,14 @@ class Backward:
 
     def tolerance(self, value: Any, start: Tensor, name: str) -> float | Tensor:
         """A tolerance of the forward state, for the state of the backward solve."""
-        return value
+        lead = start.dim() - 1 - self.axis  # the dimensions behind the pair, where a tolerance has more than these
+        wide = isinstance(value, Tensor) and value.dim() > lead
+        return value.unsqueeze(-1 - lead) if wide else value
+
+    @property
+    def through(self) -> bool:
+        """Whether the rates are differentiated: for second derivatives, or for a Jacobian of an implicit method."""
+        return self.create_graph or torch.is_grad_enabled()
 
     def rates(self, t: Tensor, state: Tensor, samples: Tensor | None = None) -> Tensor:
         """``d/dt (y, a) = (f, -a^T df/dy)``."""
@@ -112,7 +121,7 @@ class Backward:
         dy, (da,) = self._pull(t, y, a, parameters=False)
         assert dy is not None
         down = torch.zeros_like(a) if da is None else -da
-        return self.pack(dy if self.create_graph else dy.detach(), down, state)
+        return self.pack(dy if self.through else dy.detach(), down, state)
 
     def half(self, name: str, t: Tensor, pair: Tensor, samples: Tensor | None = None) -> Tensor:
         """The kick of ``(q, a_p)`` or the drift of ``(p, a_q)``: that of the state, and ``-a^T`` its derivative."""
@@ -255,7 +264,9 @@ class Backward:
             return [self.field.rate(t, own[0], args)]
 
         keep = not parameters
-        dy, g_own, _, g_inputs = self.tape.pull(piece, [y], [a], host(t), parameters=parameters, keep=keep)
+        dy, g_own, _, g_inputs = self.tape.pull(
+            piece, [y], [a], host(t), parameters=parameters, keep=keep, through=self.through
+        )
         return dy, g_inputs if parameters else g_own
 
 
@@ -322,12 +333,14 @@ class Controlled(Backward):
         def piece(own: Sequence[Any], _: Any, args: Any) -> Sequence[Tensor | None]:
             return [self.field.rate(own[1] if self.timed else t, own[0], args)]
 
-        dy, g_own, _, g_inputs = self.tape.pull(piece, own, [self._narrow(a)], host(t), keep=True)
+        dy, g_own, _, g_inputs = self.tape.pull(
+            piece, own, [self._narrow(a)], host(t), keep=True, through=self.through
+        )
         assert dy is not None
         g_time = g_own[1] if self.timed else None
         pulled = zip((g_time, g_own[0], *g_inputs), (self.sums[0], a, *self.sums[1:]), strict=True)
         time, down, *inputs = (torch.zeros_like(x) if g is None else -g for g, x in pulled)
-        parts = (time, dy if self.create_graph else dy.detach(), down, *inputs)
+        parts = (time, dy if self.through else dy.detach(), down, *inputs)
         return torch.cat([x.reshape(-1).to(state) for x in parts])
 
     def accepted(self, a: float, b: float, step: Any, scale: Tensor) -> None:
@@ -394,7 +407,8 @@ def _failed(result: Result, t1: float, t0: float) -> str:
         Status.MAX_STEPS: "took too many steps",
         Status.STEP_UNDERFLOW: "ran into a vanishing step size",
         Status.NON_FINITE: "became infinite or NaN",
-    }[result.status]
+        Status.NEWTON: "did not converge in its Newton iteration",
+    }.get(result.status, f"ended early ({result.status.value})")
     return (
         f"The adjoint, integrated backwards from t = {t1:g} to {t0:g}, {reason} at t = {result.t1:g}: solving the "
         'state backwards is unstable here. Use gradient="checkpointed", which is exact and needs no backward solve.'

@@ -133,6 +133,7 @@ class Tape:
         *,
         parameters: bool | None = None,
         keep: bool = False,
+        through: bool = False,
     ) -> tuple[Tensor | None, list[Tensor | None], Tensor | None, list[Tensor | None]]:
         """The piece's first output, and the cotangents of its own tensors, of the times, and of the inputs.
 
@@ -143,22 +144,24 @@ class Tape:
             at: the time, for messages.
             parameters: True asks for the cotangents of times and inputs alone, False for its own tensors' alone.
             keep: whether the first output is wanted.
+            through: whether output and cotangents are differentiated by the own tensors at once, for a Jacobian.
         """
         if self.transform:
             return self._transformed(piece, own, cotangents)
-        own = aliases(own, self.create_graph)
+        graph = self.create_graph or through
+        own = aliases(own, graph)
         if self.create_graph and not self.nested:
             return self._nested(piece, own, cotangents, at, parameters, keep)
         with torch.enable_grad():
             outputs = list(piece(own, self.t, self.args))
-        if self.watch:
+        if self.watch and not through:
             self._check(outputs, [x for x in (*own, self.t, *self.inputs) if x is not None], at)
         asked = [
             *(own if parameters is not True else [None] * len(own)),
             *([self.t, *self.inputs] if parameters is not False else [None] * (1 + len(self.inputs))),
         ]
         first = outputs[0] if keep else None
-        pulled = iter(pull_back(outputs, cotangents, [x for x in asked if x is not None], self.create_graph))
+        pulled = iter(pull_back(outputs, cotangents, [x for x in asked if x is not None], graph))
         grads = [None if x is None else next(pulled) for x in asked]
         n = len(own)
         return first, grads[:n], grads[n], grads[n + 1 :]

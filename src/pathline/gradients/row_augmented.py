@@ -41,7 +41,7 @@ class RowBackward(Backward):
         dy, (da,) = self._pull_rows(samples, t.reshape(-1), y, a, parameters=False)
         assert dy is not None
         down = torch.zeros_like(a) if da is None else -da
-        return self.pack(dy if self.create_graph else dy.detach(), down, state)
+        return self.pack(dy if self.through else dy.detach(), down, state)
 
     def slope(self, t: Any, y: Tensor, g: Tensor) -> Tensor:
         """``<g, f(t, y)>`` of each sample."""
@@ -151,7 +151,9 @@ class RowBackward(Backward):
             return [field.rate(t, own[0], args)]
 
         keep = not parameters
-        dy, g_own, _, g_inputs = self.tape.pull(piece, [y], [a], float(t[0]), parameters=parameters, keep=keep)
+        dy, g_own, _, g_inputs = self.tape.pull(
+            piece, [y], [a], float(t.detach()[0]), parameters=parameters, keep=keep, through=self.through
+        )
         return dy, g_inputs if parameters else g_own
 
 

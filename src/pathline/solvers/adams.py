@@ -214,7 +214,7 @@ class AdamsStep(Curve):
         """The polynomial's slope at the end, and the weight of the slope there."""
         self.slope = self._sum(_times(self.rules.ends, slopes))
         gain = self.rules.gains.expand(self.count, -1).gather(1, self.used.unsqueeze(1))[:, 0]
-        self.gain = spread(gain, self.y0) if self.count > 1 else gain.to(real_dtype(self.y0.dtype))
+        self.gain = spread(gain if self.count > 1 else gain[0], self.y0)
 
     def correct(self, slope: Tensor, rows: Tensor | None) -> None:
         """One correction by the slope at the end of the predicted or corrected step."""

@@ -124,6 +124,7 @@ class BDF:
         z = work.systems.state(z[:, 0])
         retry = history._replace(memory=Memory(work.retry()))
         step = BDFStep(t0, t1, base + z, rules, moved, z - rise, retry, work.reason(failed))
+        step.lost = work.blame
         order, step.factor = self._choice(term, y, step)
         step.go_on(order, Memory(work.memory()))
         return step
@@ -176,6 +177,7 @@ class BDFStep(Curve):
         with torch.no_grad():
             self.error = rules.error.reshape(-1, *(1,) * (y1.dim() - 1)) * change if y1.dim() else rules.error * change
         self.exponent = 1.0 / (moved.order + 1)
+        self.lost: Any = None
         self.factor: Any = 1.0
 
     def go_on(self, order: Any, memory: Memory) -> None:

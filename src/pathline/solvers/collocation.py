@@ -166,6 +166,7 @@ class CollocationStep(Curve):
         self.term, self.args = stages.term, stages.args
         self.t0, self.t1, self.dt, self.y0, self.y1 = t0, t1, t1 - t0, y0, y1
         self.failed = work.reason(work.bad if work.bad.any() else None)
+        self.lost = work.blame
         self.size = np.full(len(z), np.nan)
 
     @cached_property

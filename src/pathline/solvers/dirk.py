@@ -162,6 +162,7 @@ class DIRKStep(Curve):
         self.solver, self.term, self.args, self.work = solver, term, args, work
         self.t0, self.t1, self.dt, self.y0, self.y1, self.ks, self.error = t0, t1, t1 - t0, y0, y1, ks, error
         self.failed = work.reason(work.bad if work.bad.any() else None)
+        self.lost = work.blame
 
     @cached_property
     def carry(self) -> dict[str, Any]:

@@ -151,6 +151,7 @@ class IMEXStep(Curve):
         self.solver, self.term, self.args, self.work, self.error = solver, term, args, work, error
         self.t0, self.t1, self.y0, self.y1, self.fast, self.slow = t0, t1, y0, y1, fast, slow
         self.failed = work.reason(work.bad if work.bad.any() else None)
+        self.lost = work.blame
 
     @cached_property
     def carry(self) -> dict[str, Memory]:

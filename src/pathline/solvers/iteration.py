@@ -141,12 +141,15 @@ class Iteration:
         work = self.work
         active = _Active(self, rows)
         done, judge = ~rows, None
+        work.lost[rows] = False
         while True:
             dz = self._correction(active)
             if judge is None:
                 most = PATIENCE if self.exact else work.newton.iterations
                 judge = Judge(work.eta[active.rows], self.kappa, most, self.rounded)
-            good, bad = judge(active.sizes(dz))
+            sizes = active.sizes(dz)
+            good, bad = judge(sizes)
+            self._look(active, sizes)
             active.move(dz)
             work.note(active.rows, active.live, judge, good)
             done[active.rows[good & active.live]] = True
@@ -159,6 +162,14 @@ class Iteration:
                 judge.narrow(left)
         self.store(active)
         return done
+
+    def _look(self, active: _Active, sizes: np.ndarray) -> None:
+        """Where corrections aren't finite, find out whether the field is to blame."""
+        wild = active.live & ~np.isfinite(sizes)
+        if wild.any():
+            rates = active.stages.slopes(active.z).reshape(len(wild), -1)
+            finite = numbers(torch.isfinite(rates).all(1)) > 0
+            self.work.lost[active.rows[wild & ~finite]] = True
 
     def store(self, active: _Active) -> None:
         """Put the active rows back among the others."""

@@ -66,6 +66,7 @@ class Work:
         theta: ``(rows,)``, the slowest convergence of the step, each correction against the one before.
         most: ``(rows,)``, the largest number of iterations.
         bad: ``(rows,)``, where an iteration failed.
+        lost: ``(rows,)``, where it met rates that are not finite.
     """
 
     def __init__(self, newton: Newton, term: Bound, t0: Time, y: Tensor, args: Any, memory: Any) -> None:
@@ -86,7 +87,7 @@ class Work:
             self.jacobian = memory["jacobian"]
             self.factors = [Factors(lu, pivots) for lu, pivots in memory["factors"]]
         self.theta, self.most = np.zeros(n), np.zeros(n, int)
-        self.bad = np.zeros(n, bool)
+        self.bad, self.lost = np.zeros(n, bool), np.zeros(n, bool)
         self._scale: Tensor | None = None
         # In a batch of small systems some row wants a new Jacobian at every step: then all have one, at the same price.
         always = term.per_sample and self.systems.size <= SMALL
@@ -184,7 +185,7 @@ class Work:
             self.refresh(again)
             self.factor(run.stages)
             bad[again] = ~run.simplified(again)[again]
-        slow = bad & ~self.bad & ((self.theta < 1) if self.term.tolerance is not None else True)
+        slow = bad & ~self.bad & ~self.lost & ((self.theta < 1) if self.term.tolerance is not None else True)
         if run.exact and slow.any():
             bad[slow] = ~run.damped(slow)[slow]
         self.bad = bad
@@ -215,6 +216,12 @@ class Work:
         notes = self.tensor(np.stack((self.length, self.eta, fresh, slow), 1))
         factors = [] if isinstance(self.factors, Free) else [(f.lu, f.pivots) for f in self.factors]
         return {"notes": notes, "jacobian": self.jacobian, "factors": factors}
+
+    @property
+    def blame(self) -> Any:
+        """What `Step.lost` says: where the field is to blame for a failure; None where it is not."""
+        lost = self.bad & self.lost
+        return (lost if self.term.per_sample else True) if lost.any() else None
 
     def reason(self, failed: np.ndarray | None) -> Any:
         """What `Step.failed` says of the rows that did not converge."""

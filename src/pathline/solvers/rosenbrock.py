@@ -128,26 +128,29 @@ class Rosenbrock:
         self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, known: Any, *, graph: bool
     ) -> RosenbrockStep:
         systems = split(term, t0, y, args)
-        z = systems.flat(y)
-        h = spread(t1 - t0, z)
         if known is None:
-            slope, jacobian = linearize(term, t0, z, args, systems, graph=graph)
-            drift = None if getattr(term.term, "takes", None) == 1 else _drift(term, t0, z, args, systems, graph=graph)
-            known = (slope, jacobian, drift)
+            start = systems.flat(y)
+            slope, jacobian = linearize(term, t0, start, args, systems, graph=graph)
+            timeless = getattr(term.term, "takes", None) == 1
+            drift = None if timeless else _drift(term, t0, start, args, systems, graph=graph)
+            known = tuple(None if x is None else _wide(x) for x in (slope, jacobian, drift))
         slope, jacobian, drift = known
+        z = _wide(systems.flat(y))
+        h = spread(t1 - t0, z)
         eye = torch.eye(systems.size, dtype=z.dtype, device=z.device)
         factors = factor(eye / _square(h * self.coefficients.gamma) - jacobian, term.stats)
         us: list[Tensor] = []
         for c, d, a, b in self._rows:
             if us:
-                state = systems.state(_plus(z, a, us))
-                slope = systems.flat(term.rate(t1 if c == 1.0 else t0 + c * (t1 - t0), state, args))
+                state = systems.state(_plus(z, a, us)).to(y.dtype)
+                slope = _wide(systems.flat(term.rate(t1 if c == 1.0 else t0 + c * (t1 - t0), state, args)))
             right = slope if not b else slope + _plus(None, b, us) / h
             if drift is not None and d:
                 right = right + (h * d) * drift
             us.append(solve(factors, right))
         weights, errors = self._sums
-        return RosenbrockStep(self, systems, known, t0, t1, y, us, systems.state(_plus(z, weights, us)), errors)
+        y1 = systems.state(_plus(z, weights, us)).to(y.dtype)
+        return RosenbrockStep(self, systems, known, t0, t1, y, us, y1, errors)
 
 
 class RosenbrockStep(Curve):
@@ -171,14 +174,14 @@ class RosenbrockStep(Curve):
         self.jacobian, self.y1 = known[1].detach(), y1
         self.retry = Memory(known)  # a shorter step begins with the same derivatives
         with torch.no_grad():
-            self.error = systems.state(_plus(None, errors, us))
+            self.error = systems.state(_plus(None, errors, us)).to(y0.dtype)
 
     def polynomial(self) -> Tensor:
         """``(degree + 1, *state)``: powers of theta."""
         stages = torch.stack(self.us)
         matrix = self.solver._polynomial.to(stages)
         products = (matrix @ stages.reshape(len(stages), -1)).reshape(len(matrix), *stages.shape[1:])
-        return torch.stack([self.y0, *(self.systems.state(p) for p in products.unbind())])
+        return torch.stack([self.y0, *(self.systems.state(p).to(self.y0.dtype) for p in products.unbind())])
 
     def part(self, index: Tensor) -> Curve:
         """The step of some of its rows."""
@@ -193,6 +196,11 @@ def _plus(z: Tensor | None, weights: Weights, us: Sequence[Tensor]) -> Tensor:
         z = us[i] * w if z is None else torch.add(z, us[i], alpha=w)
     assert z is not None
     return z
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least single precision: the stages cancel to a hundredth of their size."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _square(h: Any) -> Any:

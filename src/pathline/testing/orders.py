@@ -19,18 +19,24 @@ STEPS = tuple(start * 2**k for k in range(7) for start in (4, 6) if start * 2**k
 
 
 def measured_order(
-    error: Callable[[int], float], *, floor: float = 2e-14, ceiling: float = 0.1, most: int = STEPS[-1]
+    error: Callable[[int], float],
+    *,
+    floor: float = 2e-14,
+    ceiling: float = 0.1,
+    most: int = STEPS[-1],
+    finest: int = 8,
 ) -> float:
     """The slope of log(error) against log(steps), by regression over the usable halvings of the step.
 
     Step sizes are usable while the error lies between ``ceiling`` (above it the leading term doesn't lead yet) and
-    ``floor`` (below it rounding does); the finest eight of them are taken.
+    ``floor`` (below it rounding does); the finest of them are taken.
 
     Args:
         error: the error with a given number of equal steps.
         floor: the smallest usable error.
         ceiling: the largest usable error.
         most: the largest number of steps to take.
+        finest: so many usable step sizes enter the regression, at least 4.
 
     Returns:
         The measured order, positive for a method that converges.
@@ -59,7 +65,7 @@ def measured_order(
             f"Expected at least 4 step sizes with an error in [{floor}, {ceiling}], came {len(usable)}. "
             "Either the method doesn't converge, or the problem is too easy for it."
         )
-    x, y = np.array(usable[-8:]).T
+    x, y = np.array(usable[-finest:]).T
     return -float(np.polyfit(x, y, 1)[0])
 
 
@@ -108,7 +114,7 @@ def step_order(method: str, problem: Problem, *, backward: bool = False) -> floa
         True
     """
     return measured_order(
-        lambda n: _errors(pathline.METHODS[method], method, problem, n, backward)[0], most=_most(method)
+        lambda n: _errors(pathline.METHODS[method], method, problem, n, backward)[0], **_range(method)
     )
 
 
@@ -121,16 +127,21 @@ def dense_order(method: str, problem: Problem, *, backward: bool = False) -> flo
         True
     """
     return measured_order(
-        lambda n: _errors(pathline.METHODS[method], method, problem, n, backward)[1], most=_most(method)
+        lambda n: _errors(pathline.METHODS[method], method, problem, n, backward)[1], **_range(method)
     )
 
 
-def _most(method: str) -> int:
-    """Steps of an implicit method cost a system of equations each; those of higher order need fewer."""
+def _range(method: str) -> dict[str, int]:
+    """Steps of an implicit method cost a system of equations each; those of higher order need fewer.
+
+    Of order 4 some take long to show it: they are measured on their finest steps.
+    """
     solver = pathline.METHODS[method]
     if not getattr(solver, "implicit", False) or solver.order == 1:
-        return STEPS[-1]
-    return 96 if solver.order > 2 else 128
+        return {}
+    if solver.order == 4:
+        return {"most": 192, "finest": 4}
+    return {"most": 96 if solver.order > 2 else 128}
 
 
 @lru_cache(maxsize=64)
