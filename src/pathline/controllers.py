@@ -151,7 +151,7 @@ class Grid(Controller):
         if self.times is None:
             times = distinct(setting.times)
             return GridClock(len(times) - 1, times.__getitem__)
-        grid = [float(t) for t in self.times]
+        grid = [float(host(t)) for t in self.times]
         first, last = host(setting.times[0]), host(setting.times[-1])
         sign = math.copysign(1.0, last - first)
         rising = all((b - a) * sign > 0 for a, b in pairwise(grid))

@@ -181,7 +181,7 @@ class _Drive:
             return replace(controller, first_step=self.step)
         if type(controller) is Grid and controller.times is not None:
             low, high = sorted((times[0], times[-1]))
-            inside = [float(s) for s in controller.times if low < float(s) < high]
+            inside = [s for s in map(host, controller.times) if low < s < high]
             return Grid([times[0], *inside, times[-1]]) if times[0] != times[-1] else FixedStep(1.0)
         return controller
 

@@ -155,7 +155,7 @@ class SharedWatch:
                 'batch; for one event a sample use clock="per-sample", or reduce it, as with min().'
             )
         _check_real(g)
-        g = float(g)
+        g = float(host(g))
         if math.isnan(g) and bool(torch.isfinite(y).all()):  # a state that is not finite ends the solve by itself
             raise ValueError(f"`crossing` returned NaN at t = {t:g}. It is finite wherever the solution is.")
         return g

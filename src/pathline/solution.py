@@ -102,6 +102,6 @@ class Solution:
     def __repr__(self) -> str:
         shapes = pytree.tree_map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else x, self.ys)
         n = self.ts.numel()
-        span = f"{float(self.ts.flatten()[0]):g} to {float(self.ts.flatten()[-1]):g}" if n else "empty"
+        span = f"{self.ts.flatten()[0].item():g} to {self.ts.flatten()[-1].item():g}" if n else "empty"
         counts = f"steps={self.stats.accepted}+{self.stats.rejected}, evaluations={self.stats.evaluations}"
         return f"Solution({self.status.value}, t {span}, ys {shapes}, {counts})"

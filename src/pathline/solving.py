@@ -399,14 +399,14 @@ def _with_progress(hooks: Hooks, progress: Callable[[float], None] | None, times
         return hooks
     inner = hooks.on_accept
     whole = (
-        float(abs(times[-1] - times[0])) if not isinstance(times, Tensor) else float((times[-1] - times[0]).abs().sum())
+        float(abs(times[-1] - times[0])) if not isinstance(times, Tensor) else (times[-1] - times[0]).abs().sum().item()
     )
     done = 0.0
 
     def accepted(t0: Any, t1: Any, y0: Tensor, step: Any) -> None:
         nonlocal done
         inner(t0, t1, y0, step)
-        done += abs(host(t1) - host(t0)) if not isinstance(times, Tensor) else float((t1 - t0).abs().sum())
+        done += abs(host(t1) - host(t0)) if not isinstance(times, Tensor) else (t1 - t0).abs().sum().item()
         progress(min(done / whole, 1.0))
 
     return Hooks(hooks.on_step, accepted, hooks.on_reject)

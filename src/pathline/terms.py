@@ -327,6 +327,13 @@ class Bound:
                 log.append(self)
             self.calls += 1
 
+    def once(self, copies: Bound) -> None:
+        """Count the last evaluation of copies of these rows as one of each row."""
+        if copies.calls:
+            copies.calls -= 1
+            self.stats.evaluations -= 1
+            self._count()
+
     def time(self, t: Time) -> Tensor:
         """The tensor that the field receives: 0-d, or ``(rows, 1, ..., 1)`` (``(rows,)`` for a structured state)."""
         if isinstance(t, Tensor):
@@ -392,6 +399,11 @@ class Bound:
 
     def halves(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """q and p of a flat state, along its last dimension."""
+        if y.dim() == 0:
+            raise ValueError(
+                "A state that is split has q and p, the halves of its last dimension, or is a pair (q, p); `y0` is one "
+                "number, of shape (). Pass both as torch.stack([q, p])."
+            )
         n = y.shape[-1] // 2 if self.structure.plain else self.structure.widths[0]
         q, p = y.split([n, y.shape[-1] - n], dim=-1)
         return q, p

@@ -373,8 +373,8 @@ def test_a_failed_row_keeps_its_reason_and_leaves_the_others_alone(method, gradi
         clock="per-sample",
         method=method,
         gradient=gradient,
-        rtol=1e-7,
-        atol=1e-9,
+        rtol=rtol,
+        atol=rtol / 100,
         max_steps=500,
         on_failure="return",
     )

@@ -132,7 +132,7 @@ class Backward:
         def piece(own: Sequence[Any], _: Any, args: Any) -> Sequence[Tensor | None]:
             return [getattr(field, name)(when, own[0], args)]
 
-        dx, (da,), _, _ = self.tape.pull(piece, [x], [a], float(t.flatten()[0]), parameters=False, keep=True)
+        dx, (da,), _, _ = self.tape.pull(piece, [x], [a], float(t.detach().flatten()[0]), parameters=False, keep=True)
         assert dx is not None
         down = torch.zeros_like(a) if da is None else -da
         return torch.stack([dx if self.create_graph else dx.detach(), down], self.axis)
@@ -248,7 +248,7 @@ class Backward:
             return replace(controller, first_step=first, norm=self.norm())
         if isinstance(controller, Grid) and controller.times is not None:
             low, high = min(t0, t1), max(t0, t1)
-            inside = [float(s) for s in controller.times if low < float(s) < high]
+            inside = [s for s in map(host, controller.times) if low < s < high]
             return Grid([t1, *sorted(inside, reverse=t0 < t1), t0])
         return controller
 
@@ -333,9 +333,7 @@ class Controlled(Backward):
         def piece(own: Sequence[Any], _: Any, args: Any) -> Sequence[Tensor | None]:
             return [self.field.rate(own[1] if self.timed else t, own[0], args)]
 
-        dy, g_own, _, g_inputs = self.tape.pull(
-            piece, own, [self._narrow(a)], host(t), keep=True, through=self.through
-        )
+        dy, g_own, _, g_inputs = self.tape.pull(piece, own, [self._narrow(a)], host(t), keep=True, through=self.through)
         assert dy is not None
         g_time = g_own[1] if self.timed else None
         pulled = zip((g_time, g_own[0], *g_inputs), (self.sums[0], a, *self.sums[1:]), strict=True)

@@ -165,6 +165,10 @@ class _Sweep:
         with self.tape.open():
             for k in range(len(self.pieces) - 1, -1, -1):
                 self._back(k)
+            if self.problem.per_sample and any(g is not None for g in self.g_carry):
+                # Samples that were rejected in the first step began with what `init` made.
+                (g_start,) = self._pull(self._init, [self.y0], self.g_carry, _time(self.problem.times[0]))
+                self.g_y = add(self.g_y, g_start)
             due, place = self._first_due()
             head = [None if g is None else g[place] for g in self.g_rows]
             first = functools.partial(self._first, due)
@@ -193,7 +197,9 @@ class _Sweep:
             return
         batch = len(self.y0)
         self.g_y = _put(self.g_y, index, g_state, batch)
-        before = self.g_carry if len(self.g_carry) == len(g_slopes) else [None] * len(g_slopes)
+        if not g_slopes:  # these rows started afresh; others still owe theirs to an earlier step
+            g_slopes = [None] * len(self.g_carry)
+        before = self.g_carry or [None] * len(g_slopes)
         self.g_carry = [_put(a, index, b, batch) for a, b in zip(before, g_slopes, strict=True)]
 
     def _pull(
@@ -246,6 +252,12 @@ class _Sweep:
     def _first(self, due: Any, own: Sequence[Any], t: Tensor | None, args: Any) -> Sequence[Tensor | None]:
         _, keeper = self._timed(t, args)
         return keeper.first(own[0], due)
+
+    def _init(self, own: Sequence[Any], t: Tensor | None, args: Any) -> Sequence[Tensor | None]:
+        problem = self.problem
+        clock, _ = self._timed(t, args)
+        start = problem.times[0] if clock is None else clock.times(0, None)
+        return floating(problem.solver.init(problem.term, start, own[0], args))
 
     def _replay(self, k: int, carried: int, own: Sequence[Any], t: Tensor | None, args: Any) -> Sequence[Tensor | None]:
         y, *tensors = own

@@ -139,7 +139,7 @@ class Auto:
                 jacobian = jacobian * scale.unsqueeze(1) / scale.unsqueeze(2)
             norm = jacobian.sum(2).amax(1)
             if not term.per_sample:
-                hits = mode.hits + 1 if float(norm.max()) * abs(float(t1 - t0)) < CALM else 0
+                hits = mode.hits + 1 if float(norm.max()) * abs(host(t1 - t0)) < CALM else 0
                 return Mode(none, False, hits < EASY, hits % EASY)
             hits = torch.where(norm * abs(t1 - t0) < CALM, mode.hits + 1, 0)
             back = hits >= EASY

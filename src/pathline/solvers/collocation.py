@@ -291,7 +291,7 @@ class Radau5Step(CollocationStep):
             factor = np.minimum(10.0, safety * predicted * size**-0.25)
             # A step that would change by little keeps its length, and with it its factors, while the Jacobian serves.
             factor = np.where((factor < self.solver.deadband) & ~self.work.tired, 1.0, factor)
-        return self.work.tensor(factor) if self.term.per_sample else float(factor.min())
+        return self.work.tensor(factor) if self.term.per_sample else float(factor.min(initial=10.0))
 
 
 #: Every collocation method by its name.

@@ -47,7 +47,7 @@ class Systems:
         """``(rows, size)`` of a state, or of a slope."""
         if self.paired:
             y = torch.view_as_real(y)
-        return y.reshape(-1, self.size)
+        return y.reshape(self._rows(y), self.size)
 
     def state(self, z: Tensor) -> Tensor:
         """The state again; of any number of rows."""
@@ -60,7 +60,12 @@ class Systems:
         """``(rows, size)`` of a tolerance, which is real and has the shape of the state."""
         if self.paired:
             scale = torch.stack((scale, scale), -1)
-        return scale.reshape(-1, self.size)
+        return scale.reshape(self._rows(scale), self.size)
+
+    def _rows(self, y: Tensor) -> int:
+        if y.numel():
+            return -1
+        return len(y) if self.by_rows else 1  # nothing in it tells their number
 
 
 def split(term: Bound, t: Time, y: Tensor, args: Any) -> Systems:
@@ -205,6 +210,7 @@ def _copied(term: Bound, t: Time, z: Tensor, args: Any, systems: Systems) -> tup
     with _recording([z.repeat_interleave(size, 0)]) as (x,):
         times = t.repeat_interleave(size) if isinstance(t, Tensor) else t
         rate = systems.flat(copies.rate(times, systems.state(x), args))
+        term.once(copies)
         weights = torch.eye(size, dtype=rate.dtype, device=rate.device).repeat(n, 1).unsqueeze(0)
         (jacobian,) = _pull_back(term, [rate], [x], weights, graph=False)
     return rate.detach()[::size], jacobian.reshape(n, size, size)
@@ -240,7 +246,7 @@ def _pull_back(
     """For each rate and its ``x`` ``(n, *x)``: the vector-Jacobian products with the ``n`` weights."""
     tracked = [i for i, rate in enumerate(rates) if rate.requires_grad]
     found = [x.new_zeros(len(weights), *x.shape) for x in xs]
-    if not tracked:
+    if not tracked or not weights.numel():
         return found
 
     def one(w: Tensor, batched: bool) -> list[Tensor | None]:

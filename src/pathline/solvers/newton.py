@@ -163,6 +163,8 @@ class Work:
             stages: the equations.
             guess: where to start; zero by default.
         """
+        if not stages.base.numel():
+            return stages.base.unsqueeze(1).expand(-1, stages.stages, -1), None
         graph = torch.is_grad_enabled()
         known = graph and (
             transforming() or stages.base.requires_grad or (isinstance(stages.h, Tensor) and stages.h.requires_grad)
@@ -188,7 +190,7 @@ class Work:
         slow = bad & ~self.bad & ~self.lost & ((self.theta < 1) if self.term.tolerance is not None else True)
         if run.exact and slow.any():
             bad[slow] = ~run.damped(slow)[slow]
-        self.bad = bad
+        self.bad = self.bad | bad  # a stage that failed is not made good by a later one
 
     def note(self, rows: np.ndarray, live: np.ndarray, judge: Judge, good: np.ndarray) -> None:
         """Remember how the iteration went, for some rows."""

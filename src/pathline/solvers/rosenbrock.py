@@ -247,7 +247,7 @@ def _watched(t: Tensor, z: Tensor, *, graph: bool) -> Tensor:
     """
     if t.is_inference():
         return t.clone().requires_grad_()
-    if not graph or not (t.requires_grad or z.requires_grad):
+    if not graph or not z.numel() or not (t.requires_grad or z.requires_grad):
         return t.detach().requires_grad_()
     if t.requires_grad:
         return t

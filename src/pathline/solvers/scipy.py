@@ -85,7 +85,7 @@ class Scipy:
                 f'"{self.name}" knows one clock. Solve each sample by itself, or use clock="shared" or another method, '
                 'such as "bdf".'
             )
-        start, end = float(t0), float(t1)
+        start, end = float(host(t0)), float(host(t1))
         refuse_graph(self.name, term, start, y, args)
         rtol, atol = _TIGHT.get(real_dtype(y.dtype), _TIGHT[torch.float32])
         if term.tolerance is not None:

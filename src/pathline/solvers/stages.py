@@ -168,6 +168,8 @@ class Stages:
 
     def filtered(self, r: Tensor, factors: Sequence[Factors] | Free) -> Tensor:
         """``(lambda / h - J)^-1 r`` ``(rows, size)`` for the first eigenvalue, a real one."""
+        if not r.numel():
+            return r
         if isinstance(factors, Free):
             return factors.filtered(r)
         if not self.whole:

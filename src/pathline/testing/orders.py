@@ -134,12 +134,12 @@ def dense_order(method: str, problem: Problem, *, backward: bool = False) -> flo
 def _range(method: str) -> dict[str, int]:
     """Steps of an implicit method cost a system of equations each; those of higher order need fewer.
 
-    Of order 4 some take long to show it: they are measured on their finest steps.
+    Of order 4 those that iterate take long to show it: they are measured on their finest steps.
     """
     solver = pathline.METHODS[method]
     if not getattr(solver, "implicit", False) or solver.order == 1:
         return {}
-    if solver.order == 4:
+    if solver.order == 4 and hasattr(solver, "newton"):
         return {"most": 192, "finest": 4}
     return {"most": 96 if solver.order > 2 else 128}
 

@@ -713,3 +713,29 @@ def test_gradients_to_times_of_each_samples_own(gradient, method):
     (found,) = torch.autograd.grad((weights[..., None] * solution.ys).sum(), t)
     (truth,) = torch.autograd.grad((weights[..., None] * decayed(t)).sum(), t)
     torch.testing.assert_close(found, truth, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["bosh3", "tsit5", "dopri8", "bdf"])
+def test_a_sample_whose_first_step_is_rejected_keeps_its_gradient(method):
+    """Beside samples whose first step counts: what it began with comes from no step before it."""
+
+    def gradients(gradient):
+        y0 = torch.tensor([[1.0], [0.7], [0.4]], dtype=torch.float64, requires_grad=True)
+        rate = torch.tensor([[0.1], [9.0], [40.0]], dtype=torch.float64, requires_grad=True)
+        solution = pathline.solve(
+            lambda t, y, rate: torch.cos(t) - rate * y,
+            y0,
+            (0.0, 1.0),
+            args=pathline.PerSample(rate),
+            method=method,
+            gradient=gradient,
+            clock="per-sample",
+            controller=pathline.PID(first_step=0.05),
+            rtol=1e-4,
+            atol=1e-6,
+        )
+        assert solution.stats.rows.rejected.tolist() != [0, 0, 0]
+        return torch.autograd.grad(solution.y1.square().sum(), (y0, rate))
+
+    for found, truth in zip(gradients("checkpointed"), gradients("backprop"), strict=True):
+        torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-12)
