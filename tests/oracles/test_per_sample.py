@@ -128,15 +128,16 @@ def test_stiff_rows_are_single_runs(method):
 
     tolerances = {"rtol": 1e-5, "atol": 1e-10, "method": method}
     with torch.no_grad():
-        counted, alone_counted = Counted(field), Counted(field)
-        together = pathline.solve(counted, y0, t, args=PerSample(scale), clock="per-sample", **tolerances)
+        together = pathline.solve(field, y0, t, args=PerSample(scale), clock="per-sample", **tolerances)
+        evaluations = 0
         for i in range(5):
-            alone = pathline.solve(alone_counted, y0[i : i + 1], t, args=scale[i : i + 1], **tolerances)
+            alone = pathline.solve(field, y0[i : i + 1], t, args=scale[i : i + 1], **tolerances)
             assert abs(int(together.stats.rows.accepted[i]) - alone.stats.accepted) <= 1
             torch.testing.assert_close(together.ys[:, i], alone.ys[:, 0], rtol=1e-4, atol=1e-9)
-    assert counted.rows <= 1.05 * alone_counted.rows
-    # the counts of each row are of evaluations of that row: an iteration goes on without rows that have converged
-    assert int(together.stats.rows.evaluations.sum()) <= counted.rows
+            evaluations += alone.stats.evaluations
+    # A Jacobian is one evaluation in either, though a batch makes those of small systems from copies of its rows; rows
+    # that have converged are left out of the others' iterations.
+    assert 0.9 * evaluations <= int(together.stats.rows.evaluations.sum()) <= 1.05 * evaluations
 
 
 # --- shapes, times, arguments ---------------------------------------------------------------------------------------------
@@ -357,6 +358,10 @@ def mixed(t, y, kind):
     )
 
 
+#: More steps than it takes to get so near the pole that there is no shorter one: each multiplies the state by little.
+STEPS_TO_POLE = {"kvaerno5": 700, "radau5": 1400, "rodas5p": 600, "bdf": 1400}
+
+
 @pytest.mark.parametrize(
     ("method", "gradient"),
     [("tsit5", "backprop"), ("tsit5", "checkpointed"), ("tsit5", "adjoint"), *((m, "backprop") for m in STIFF)],
@@ -373,9 +378,9 @@ def test_a_failed_row_keeps_its_reason_and_leaves_the_others_alone(method, gradi
         clock="per-sample",
         method=method,
         gradient=gradient,
-        rtol=rtol,
-        atol=rtol / 100,
-        max_steps=500,
+        rtol=1e-7,
+        atol=1e-9,
+        max_steps=STEPS_TO_POLE.get(method, 500),
         on_failure="return",
     )
     status = list(solution.status)

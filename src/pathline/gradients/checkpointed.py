@@ -159,13 +159,15 @@ class _Sweep:
         self.known: tuple[Any, Any, Any] = (None, None, None)
         self.g_y = self.g_y1
         self.g_carry: list[Tensor | None] = []
+        #: Samples whose carry, at the step now looked at, comes from an earlier one.
+        self.owing = torch.zeros(len(y0) if self.problem.per_sample else 0, dtype=torch.bool, device=y0.device)
 
     def run_back(self) -> list[Tensor | None]:
         """Gradients of the start, of the times, and of the inputs."""
         with self.tape.open():
             for k in range(len(self.pieces) - 1, -1, -1):
                 self._back(k)
-            if self.problem.per_sample and any(g is not None for g in self.g_carry):
+            if self.problem.per_sample and bool(self.owing.any()):
                 # Samples that were rejected in the first step began with what `init` made.
                 (g_start,) = self._pull(self._init, [self.y0], self.g_carry, _time(self.problem.times[0]))
                 self.g_y = add(self.g_y, g_start)
@@ -197,6 +199,7 @@ class _Sweep:
             return
         batch = len(self.y0)
         self.g_y = _put(self.g_y, index, g_state, batch)
+        self.owing.index_fill_(0, index, bool(g_slopes))
         if not g_slopes:  # these rows started afresh; others still owe theirs to an earlier step
             g_slopes = [None] * len(self.g_carry)
         before = self.g_carry or [None] * len(g_slopes)

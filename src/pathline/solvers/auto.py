@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pathline._structure import host
 from pathline.solvers.curves import Curve
 from pathline.solvers.rosenbrock import ROSENBROCK
 from pathline.solvers.runge_kutta import RungeKutta

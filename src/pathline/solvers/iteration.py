@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 TIGHT = 0.95
 #: Where nothing shrinks any more, this power is near enough to rounding.
 ROUNDED = 0.65
-#: Rows that are done are left out of the others' evaluations where that many numbers are iterated, else held.
-WORTH = 4096
 #: So many of them are then made at most.
 PATIENCE = 30
 
@@ -90,7 +88,7 @@ class _Active:
     def shrink(self) -> np.ndarray | None:
         """Leave out the rows that no longer move; the mask of those that stay, where some left."""
         run, keep = self.run, self.live
-        if not run.work.term.per_sample or run.work.free or self.z.numel() < WORTH:
+        if not run.work.term.per_sample or run.work.free:
             return None
         run.store(self)
         index = run.work.tensor(np.flatnonzero(keep))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline._structure import real_dtype
+from pathline._structure import host, real_dtype
 from pathline.status import Status
 
 if TYPE_CHECKING:

@@ -107,7 +107,7 @@ class Stages:
     args: Any
     systems: Systems
 
-    @cached_property
+    @property
     def step(self) -> Any:
         """``h`` as something that multiplies ``(rows, stages, size)``."""
         if not isinstance(self.h, Tensor):

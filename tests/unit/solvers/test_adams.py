@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -114,3 +116,18 @@ def test_settings_out_of_range_are_refused():
         Adams(implicit=True, max_order=1)
     with pytest.raises(ValueError, match="`max_iters` is at least 1"):
         Adams(implicit=True, max_iters=0)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_a_state_that_is_one_number(implicit):
+    solution = pathline.solve(lambda t, y: -y, torch.tensor(1.0), (0.0, 1.0), method=Adams(implicit), dt=0.05)
+    assert solution.y1.shape == ()
+    assert float(solution.y1) == pytest.approx(math.exp(-1.0), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("implicit", [False, True])
+def test_short_dtypes_stay(implicit, dtype):
+    y1 = pathline.solve(lambda t, y: -y, torch.ones(2, dtype=dtype), (0.0, 1.0), method=Adams(implicit), dt=0.1).y1
+    assert y1.dtype == dtype
+    assert float(y1[0]) == pytest.approx(math.exp(-1.0), rel=4 * torch.finfo(dtype).eps)

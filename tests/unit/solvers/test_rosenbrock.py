@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -143,3 +145,13 @@ def test_a_shorter_step_from_the_same_start_keeps_the_jacobian():
         assert solution.stats.jacobians <= solution.stats.accepted + 1
         found.append(torch.autograd.grad(solution.y1.sum(), mu)[0])
     torch.testing.assert_close(*found, rtol=1e-7, atol=0.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", ["rosenbrock23", "rodas4", "rodas5p"])
+def test_short_dtypes(method, dtype):
+    """The stages are worked on in single precision: their weights would magnify the rounding of shorter numbers."""
+    solution = pathline.solve(lambda t, y: -y, torch.ones(2, dtype=dtype), (0.0, 1.0), method=method)
+    assert solution.y1.dtype == dtype
+    assert float(solution.y1[0]) == pytest.approx(math.exp(-1.0), rel=0.02)
+    assert solution.stats.steps < 10
