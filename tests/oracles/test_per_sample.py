@@ -131,9 +131,14 @@ def test_stiff_rows_are_single_runs(method):
         together = pathline.solve(field, y0, t, args=PerSample(scale), clock="per-sample", **tolerances)
         evaluations = 0
         for i in range(5):
-            alone = pathline.solve(field, y0[i : i + 1], t, args=scale[i : i + 1], **tolerances)
-            assert abs(int(together.stats.rows.accepted[i]) - alone.stats.accepted) <= 1
-            torch.testing.assert_close(together.ys[:, i], alone.ys[:, 0], rtol=1e-4, atol=1e-9)
+            one = {"args": PerSample(scale[i : i + 1]), **tolerances}
+            own = pathline.solve(field, y0[i : i + 1], t, clock="per-sample", **one)
+            assert int(together.stats.rows.accepted[i]) == own.stats.accepted
+            torch.testing.assert_close(together.ys[:, i], own.ys[:, 0], rtol=1e-9, atol=1e-14)
+            # The shared clock keeps the Jacobians of small systems longer: other roundings, another Newton path.
+            alone = pathline.solve(field, y0[i : i + 1], t, **one)
+            assert abs(own.stats.accepted - alone.stats.accepted) <= 1
+            torch.testing.assert_close(own.ys[:, 0], alone.ys[:, 0], rtol=1e-3, atol=1e-9)
             evaluations += alone.stats.evaluations
     # A Jacobian is one evaluation in either, though a batch makes those of small systems from copies of its rows; rows
     # that have converged are left out of the others' iterations.

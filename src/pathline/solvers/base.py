@@ -28,7 +28,7 @@ class Step(Protocol):
     A step may also have ``retry``, the carry for another, shorter step from the same start; ``exponent``, one over the
     order of its error estimate plus one, where that changes from step to step; and ``factor``, the change of the step
     that the method itself proposes. With one clock a sample, these and ``failed`` are tensors ``(rows,)``. A step that
-    failed may have ``lost``: True, or ``(rows,)`` of host booleans, where the field returned numbers that aren't finite.
+    failed may have ``lost``: True, or ``(rows,)`` of host booleans, where the field returned numbers not finite.
 
     Attributes:
         y1: the state at the end of the step.

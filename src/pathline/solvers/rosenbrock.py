@@ -232,6 +232,8 @@ def _drift(term: Bound, t: Time, z: Tensor, args: Any, systems: Systems, *, grap
         if not value.requires_grad:
             return None
         w = torch.zeros_like(value, requires_grad=True)
+        if graph and z.requires_grad:  # for a leaf, autograd would walk through the graph of all steps before
+            w = torch.where(torch.zeros_like(value, dtype=torch.bool), z.to(value.dtype), 0.0)
         (pulled,) = torch.autograd.grad(value, s, w, create_graph=True, allow_unused=True)
         if pulled is None or not pulled.requires_grad:
             return None

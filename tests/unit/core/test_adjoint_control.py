@@ -83,10 +83,13 @@ def test_a_norm_and_the_hooks_see_the_parts(control):
     ys = pathline.solve(lambda t, y: {k: field(t, x) for k, x in y.items()}, y0, t, gradient=gradient).ys
     (5.0 * ys["a"][-1] + 0.0 * ys["b"][-1].sum()).sum().backward()
     time, y, a, *rest = seen[0] if control else (torch.zeros(()), *seen[0])
-    assert time.shape == () and y.keys() == a.keys() == y0.keys() and a["a"].shape == (3, 2)
+    assert time.shape == ()
+    assert y.keys() == a.keys() == y0.keys()
+    assert a["a"].shape == (3, 2)
     assert sorted(x.shape for x in rest) == ([(), (2, 2)] if control else [])
     first = calls[0]
-    assert first[0] == 1.0 and first[1] < 1.0
+    assert first[0] == 1.0
+    assert first[1] < 1.0
     where = 2 if control else 1
     torch.testing.assert_close(first[2][where]["a"], torch.full((3, 2), 5.0, dtype=torch.float64))  # not scaled
     assert len(calls) >= 2

@@ -306,7 +306,11 @@ def test_what_is_not_available_yet_says_so():
         solve(compile=True)
 
 
-@pytest.mark.parametrize("events", [[lambda t, y: y[0]], lambda t, y: y[0], {"a": 3}, "ground"], ids=["a list", "a function", "a mapping", "a name"])
+@pytest.mark.parametrize(
+    "events",
+    [[lambda t, y: y[0]], lambda t, y: y[0], {"a": 3}, "ground"],
+    ids=["a list", "a function", "a mapping", "a name"],
+)
 @pytest.mark.parametrize("clock", ["shared", "per-sample"])
 def test_what_is_no_event(events, clock):
     with pytest.raises(TypeError, match=r"`events` is an Event, or a sequence or mapping of them; it holds .* Pass "):

@@ -1,4 +1,5 @@
 """Forward mode through a solve: tangents pass the field, also where nothing requires grad."""
+
 from __future__ import annotations
 
 import pytest
