@@ -130,3 +130,10 @@ def test_under_a_transform():
     weight = torch.tensor(0.7, dtype=D)
     found = torch.func.grad(lambda w: ours.odeint(lambda t, y: -w * y, y0, t)[-1].sum())(weight)
     assert found.item() == pytest.approx(-2.0 * math.exp(-0.7), rel=1e-6)
+
+
+def test_a_slope_of_another_size_is_refused_not_spread():
+    t = torch.tensor([0.0, 1.0])
+    for library in (ours, original):
+        with pytest.raises(RuntimeError, match="shape"):
+            library.odeint(lambda t, y: y[:1], torch.tensor([1.0, 2.0]), t)

@@ -51,7 +51,12 @@ def _alike(dy: Any, y: Tensor) -> Any:
     if not isinstance(dy, Tensor):
         return dy
     if dy.shape != y.shape:
-        dy = dy.reshape(y.shape) if dy.numel() == y.numel() else dy.expand_as(y)
+        if dy.numel() != y.numel():
+            raise RuntimeError(
+                f"`func` returned shape {tuple(dy.shape)} for a state of shape {tuple(y.shape)}. It returns dy in the "
+                "shape of y."
+            )
+        dy = dy.reshape(y.shape)
     return dy if dy.dtype == y.dtype else dy.to(y.dtype)
 
 
