@@ -162,10 +162,10 @@ def _loose(solver: Any) -> dict[str, Any]:
 def _tight(solver: Any) -> tuple[float, float]:
     """A tight tolerance, and the relative error of a continuous gradient there.
 
-    Implicit steps cost more each, and an error estimate of first order asks for a great many: both stay looser.
+    Implicit steps cost more each, so their tolerance stays looser; an estimate of first order needs a tighter one.
     """
     if not getattr(solver, "implicit", False) and solver.embedded_order == 1:
-        return 1e-6, 3e-4
+        return 5e-8, 1e-5
     if getattr(solver, "implicit", False):
         return (1e-6 if solver.order > 2 else 3e-7), 1e-4
     return (1e-9 if solver.order >= 5 else 1e-7), 1e-5
