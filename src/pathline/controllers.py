@@ -397,9 +397,11 @@ class PIDClock:
             factor = 1.0
         # A step that a stop cut short says little: the length before the cut stands.
         grown = h * factor if h >= self.dt * 0.99 else max(h * factor, min(self.dt, h * config.grow))
-        least = 10 * math.ulp(self.target)
+        # Where the whole span is but a few roundings, steps of one rounding are all there is.
+        ulp = math.ulp(self.target)
+        least = 10 * ulp if abs(self.end - self.target) > 1e7 * ulp else 0.0
         self.dt = min(max(grown, least, self.min_step), self.max_step)
-        self.creeping = self.creeping + 1 if max(h, self.dt) <= least + math.ulp(self.target) else 0
+        self.creeping = self.creeping + 1 if least and max(h, self.dt) <= least + ulp else 0
         self.rejected = False
         self.t = self.target
         self.done = self.t == self.end

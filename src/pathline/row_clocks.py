@@ -210,8 +210,10 @@ class RowPID:
             # A step that a stop cut short says little: the length before the cut stands.
             grown = np.where(short, np.maximum(grown, np.minimum(self.dt, h * config.grow)), grown)
         ulp = np.spacing(np.abs(self.target))
-        grown = np.clip(np.maximum(grown, 10 * ulp), self.min_step, self.max_step)
-        self.creeping = np.where(np.maximum(h, grown) <= 11 * ulp, self.creeping + 1, 0)
+        # Where the whole span is but a few roundings, steps of one rounding are all there is.
+        least = np.where(np.abs(self.end - self.target) > 1e7 * ulp, 10 * ulp, 0.0)
+        grown = np.clip(np.maximum(grown, least), self.min_step, self.max_step)
+        self.creeping = np.where((least > 0) & (np.maximum(h, grown) <= 11 * ulp), self.creeping + 1, 0)
         return grown
 
     def _shrunk(self, h: Array, ratio: Array, exponent: Any, accept: Array, failed: Array | None, step: Step) -> Array:
