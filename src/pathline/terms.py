@@ -404,6 +404,11 @@ class Bound:
                 "A state that is split has q and p, the halves of its last dimension, or is a pair (q, p); `y0` is one "
                 "number, of shape (). Pass both as torch.stack([q, p])."
             )
+        if self.structure.plain and y.shape[-1] % 2:
+            raise ValueError(
+                f"A split state holds q, then p, of equal length in its last dimension; `y0` has {y.shape[-1]} entries "
+                "there. Pass a tuple (q, p) where they differ."
+            )
         n = y.shape[-1] // 2 if self.structure.plain else self.structure.widths[0]
         q, p = y.split([n, y.shape[-1] - n], dim=-1)
         return q, p

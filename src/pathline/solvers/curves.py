@@ -31,11 +31,11 @@ class Curve:
 
     def polynomial(self) -> Tensor:
         """``(degree + 1, *state)``: powers of theta."""
-        raise NotImplementedError
+        raise NotImplementedError  # implicit steps override `coefficients` instead
 
     def part(self, index: Tensor) -> Curve:
         """The step of some of its rows."""
-        raise NotImplementedError
+        raise NotImplementedError  # the same
 
     def coefficients(self, rows: Tensor | None = None) -> Tensor:
         """``(degree + 1, *state)``: dense output in powers of theta; of some rows alone."""

@@ -280,3 +280,9 @@ def test_the_sensitivity_along_a_solution(method):
         curve = pathline.sensitivity(solution, lambda ys: ys.pow(3).sum())
         found.append(torch.stack([curve(s) for s in (0.0, 0.3, 1.1, 1.9)]))
     torch.testing.assert_close(found[1], found[0], rtol=0.0, atol=1e-7)
+
+
+def test_a_tensor_of_an_odd_length_has_no_halves():
+    pendulum = pathline.Separable(kick=lambda t, q: -torch.sin(q), drift=lambda t, p: p)
+    with pytest.raises(ValueError, match=r"of equal length in its last dimension; `y0` has 3 entries"):
+        pathline.solve(pendulum, torch.ones(3), (0.0, 1.0), method="leapfrog", dt=0.1)
