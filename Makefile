@@ -38,8 +38,13 @@ types: $(READY) ## check the type annotations
 docs: $(READY) ## build the site into docs/_build/html; a warning is an error, and no network is used
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-bench: $(READY) ## time this library and its peers in one interleaved run
+bench: $(READY) $(VENV)/.peers ## time this library and its peers in one interleaved run (twenty minutes on a quiet machine)
 	$(BIN)/python -m benchmarks
+
+# torchode's requirements contradict the command's; what cannot be installed is skipped by name.
+$(VENV)/.peers: constraints/peers.txt $(READY)
+	-$(BIN)/python -m pip install -q --no-deps -r constraints/peers.txt
+	@touch $@
 
 reproduce: $(READY) ## train every experiment with three seeds and compare with the numbers they promise
 	$(BIN)/pathline reproduce

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--only training|modes|startup] [--quick]`: one run on one thread, against the bars."""
+"""`python -m benchmarks [--only SECTION] [--quick] [--threads one|all]`: against peers and bars, in one run."""
 
 from __future__ import annotations
 
@@ -6,54 +6,95 @@ import argparse
 import json
 import os
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from benchmarks.compat import compat
+from benchmarks.compiling import compiling
+from benchmarks.ensembles import ensembles
 from benchmarks.environment import environment, installed
-from benchmarks.rows import Row
+from benchmarks.growth import growth
+from benchmarks.lotka_volterra import lotka_volterra
+from benchmarks.memory import memory
+from benchmarks.rows import Point, Row
 from benchmarks.startup import startup
-from benchmarks.training import PEER, modes, training
+from benchmarks.summary import judged
+from benchmarks.training import training
 
-SECTIONS = {"training": training, "modes": modes, "compat": compat, "startup": startup}
-NEEDS = {"training": PEER, "modes": PEER, "compat": PEER}
+SECTIONS = {
+    "training": training,
+    "ensembles": ensembles,
+    "lotka_volterra": lotka_volterra,
+    "growth": growth,
+    "compiling": compiling,
+    "memory": memory,
+    "compat": compat,
+    "startup": startup,
+}
+PEERS = ("torchdiffeq", "torchode", "diffrax")
+#: Sections that have nothing to show without one peer.
+NEEDS = {"compat": "torchdiffeq"}
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "benchmarks.json"
 
 
-def main() -> int:
-    """Measure, print, write; the exit status is 1 where a bar is missed."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write, judge; the exit status is 1 where a bar is missed."""
+    options = parsed(arguments)
+    number = 1 if options.threads == "one" else os.cpu_count() or 1
+    torch.set_num_threads(number)
+    if installed("diffrax") is not None:
+        from benchmarks import diffrax_peer  # noqa: F401  # reads the number of threads
+
+    print(f"load before the run: {os.getloadavg()[0]:.2f}; threads: {number}; above 1 ours is faster")
+    for peer in PEERS:
+        print(f"{peer}: {installed(peer) or 'not installed, its rows are skipped'}")
+    sections = {}
+    for name in options.only or SECTIONS:
+        start = time.perf_counter()
+        sections[name] = measure(name, quick=options.quick)
+        print(f"{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
+        if not options.quick:
+            write(name, sections[name], number)
+    rows = [row for found in sections.values() for row in found if isinstance(row, Row)]
+    print(judged(rows))
+    return 1 if any(row.verdict == "MISS" for row in rows) else 0
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=SECTIONS, action="append", help="a section; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="few pairs, nothing written: does it run?")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(f"load before the run: {os.getloadavg()[0]:.2f}; ratios are theirs / ours, values in pairs are ours/theirs")
-    sections = {name: measure(name, quick=options.quick) for name in options.only or SECTIONS}
-    if not options.quick:
-        write(sections)
-    return 1 if any(row.verdict == "MISS" for rows in sections.values() for row in rows) else 0
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds, nothing written: does it run?")
+    parser.add_argument("--threads", choices=("one", "all"), default="one", help="for every library alike")
+    return parser.parse_args(arguments)
 
 
-def measure(name: str, *, quick: bool) -> list[Row]:
-    """The rows of a section, printed as they come; empty where its peer is missing."""
+def measure(name: str, *, quick: bool) -> list[Row | Point]:
+    """What a section finds, printed as it comes; empty where its peer is missing."""
     peer = NEEDS.get(name)
     if peer is not None and installed(peer) is None:
         print(f"{name}: skipped, {peer} isn't installed")
         return []
-    rows = []
+    found = []
     for row in SECTIONS[name](quick=quick):
         print(row, flush=True)
-        rows.append(row)
-    return rows
+        found.append(row)
+    return found
 
 
-def write(sections: dict[str, list[Row]]) -> None:
-    """Update the committed results; sections that were not measured keep theirs."""
+def write(name: str, found: Sequence[Row | Point], threads: int) -> None:
+    """Update the committed results; sections that were not measured keep theirs, those that are no more go."""
     known = json.loads(RESULT.read_text())["sections"] if RESULT.exists() else {}
-    for name, rows in sections.items():
-        if rows:
-            known[name] = {"environment": environment(PEER, "scipy"), "rows": [row.entry() for row in rows]}
+    known = {key: section for key, section in known.items() if key.split(",")[0] in SECTIONS}
+    if found:
+        known[name if threads == 1 else f"{name}, all threads"] = {
+            "environment": environment(*PEERS, "jax", "scipy"),
+            "rows": [row.entry() for row in found if isinstance(row, Row)],
+            "points": [point.entry() for point in found if isinstance(point, Point)],
+        }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps({"sections": known}, indent=1) + "\n")
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import pathline
 from benchmarks.rows import Row
+from benchmarks.tasks import ATOL, RTOL, Task, count, default_task
 from benchmarks.timing import compare
-from benchmarks.training import ATOL, RTOL, Task, count, default_task
 from pathline.compat import torchdiffeq as ours
 
 #: The stand-in may cost five hundredths more than `solve`.

@@ -1,9 +1,7 @@
-"""`python -m benchmarks.per_sample [--quick]`: a clock for each sample, beside torchode and a loop over scipy.
+"""`python -m benchmarks.per_sample [--quick]`: a clock for each of many stiff systems, beside a loop over scipy.
 
-Van der Pol's equation, 256 starts, dopri5 at 1e-5, 200 output times, float32, without gradient: interleaved with
-torchode's `AutoDiffAdjoint` under the same method, controller, tolerance and output times. Then 64 Robertson problems
-with rates over two decades, to t = 1e11, beside a loop over scipy's Radau at the same tolerance. torchode is installed
-with `python -m pip install --no-deps -r constraints/peers.txt`; without it its rows are left out.
+64 Robertson problems with rates over two decades, to t = 1e11, beside scipy's Radau at the same tolerance, one problem
+after the other.
 """
 
 from __future__ import annotations
@@ -12,8 +10,7 @@ import argparse
 import json
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +20,11 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 import pathline
-from benchmarks.environment import environment, installed
+from benchmarks.environment import environment
 from benchmarks.rows import Row
 from benchmarks.timing import compare
 from tests.problems import ROBERTSON, robertson
 
-TOL = 1e-5
-BATCH, TIMES = 256, 200
 STIFF_METHOD = "radau5"
 RTOL, ATOL = 1e-4, 1e-10
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "per_sample.json"
@@ -42,112 +37,13 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for row in (*oscillators(quick=options.quick), *reactions(quick=options.quick)):
+    for row in reactions(quick=options.quick):
         print(row, flush=True)
         rows.append(row)
     if not options.quick:
-        entries = {"environment": environment("torchode", "scipy"), "rows": [row.entry() for row in rows]}
+        entries = {"environment": environment("scipy"), "rows": [row.entry() for row in rows]}
         RESULT.write_text(json.dumps(entries, indent=1) + "\n")
     return 1 if any(row.verdict == "MISS" for row in rows) else 0
-
-
-# --- van der Pol, beside torchode
-
-
-class Oscillators:
-    """The field, counting its evaluations."""
-
-    def __init__(self, mu: float) -> None:
-        self.mu, self.calls, self.rows = mu, 0, 0
-
-    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        self.calls += 1
-        self.rows += len(y)
-        u, v = y.unbind(-1)
-        return torch.stack((v, self.mu * (1.0 - u * u) * v - u), -1)
-
-    def counts(self, work: Callable[[], object]) -> tuple[int, int]:
-        """Calls, and rows evaluated, of one piece of work."""
-        self.calls = self.rows = 0
-        work()
-        return self.calls, self.rows
-
-
-def oscillators(*, quick: bool) -> Iterator[Row]:
-    """The two settings on record: mu = 2 to t = 20, and mu = 25 to t = 40."""
-    if installed("torchode") is None:
-        print("torchode isn't installed; its rows are left out")
-        return
-    for mu, end, pairs in ((2.0, 20.0, 30), (25.0, 40.0, 9)):
-        yield oscillator_row(mu, end, pairs=2 if quick else pairs)
-
-
-def oscillator_row(mu: float, end: float, *, pairs: int) -> Row:
-    """One setting, interleaved."""
-    field = Oscillators(mu)
-    torch.manual_seed(0)
-    y0 = torch.randn(BATCH, 2)
-    t = torch.linspace(0.0, end, TIMES)
-
-    @torch.no_grad()
-    def ours() -> Tensor:
-        return pathline.solve(
-            field, y0, t, method="dopri5", rtol=TOL, atol=TOL, clock="per-sample", controller=pathline.PID()
-        ).ys
-
-    theirs = torchode_solve(field, y0, t)
-    counts, their_counts = field.counts(ours), field.counts(theirs)
-    truth = reference(mu, y0, t)
-    errors = [float((ys.double() - truth).abs().max()) for ys in (ours(), theirs().transpose(0, 1))]
-    timed = compare(ours, theirs, pairs=pairs, warmup=1)
-    return Row(
-        f"van der Pol, mu={mu:g}, to t={end:g}",
-        timed.ratio,
-        timed.bounds[0],
-        "x",
-        bar=2.0,
-        notes={
-            "ms": timed.milliseconds(),
-            "calls": (counts[0], their_counts[0]),
-            "rows evaluated": (counts[1], their_counts[1]),
-            "error": tuple(errors),
-        },
-    )
-
-
-def torchode_solve(field: Oscillators, y0: Tensor, t: Tensor) -> Callable[[], Tensor]:
-    """Torchode's solve with the same method, integral controller and tolerance."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its dependencies, under this torch
-        import torchode  # a peer may be missing
-
-        term = torchode.ODETerm(field)
-        controller = torchode.IntegralController(atol=TOL, rtol=TOL, term=term)
-        solver = torchode.AutoDiffAdjoint(torchode.Dopri5(term=term), controller)
-        problem = torchode.InitialValueProblem(y0=y0, t_eval=t.repeat(len(y0), 1))
-
-    @torch.no_grad()
-    def work() -> Tensor:
-        return solver.solve(problem).ys
-
-    return work
-
-
-def reference(mu: float, y0: Tensor, t: Tensor) -> Tensor:
-    """The trajectories at 1e-11 in float64, ``(times, batch, 2)``, by scipy."""
-
-    def rate(t: float, y: np.ndarray) -> np.ndarray:
-        u, v = y.reshape(-1, 2).T
-        return np.stack((v, mu * (1.0 - u * u) * v - u), -1).reshape(-1)
-
-    times = t.double().numpy()
-    answer = solve_ivp(
-        rate, (times[0], times[-1]), y0.double().numpy().reshape(-1), "LSODA", t_eval=times, rtol=1e-11, atol=1e-11
-    )
-    return torch.from_numpy(answer.y.T.copy()).reshape(len(times), -1, 2)
-
-
-# --- Robertson, beside a loop over scipy's Radau
 
 
 def rates(batch: int) -> tuple[Tensor, Tensor, Tensor]:

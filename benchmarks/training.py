@@ -1,213 +1,175 @@
-"""A training step of a small neural ODE, beside torchdiffeq: same method, tolerance, dtype and output times."""
+"""A training step of neural ODEs: every gradient mode, eager and compiled, beside its peers.
+
+All contenders of a task take the same method, tolerance, dtype, threads and output times (`reversible` alone couples
+two copies of the method), and run in turns.
+"""
 
 from __future__ import annotations
 
-import copy
-import statistics
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
-from scipy.integrate import solve_ivp
-from torch import Tensor, nn
+from torch import Tensor
 
-import pathline
-from benchmarks.rows import Row
-from benchmarks.timing import compare, seconds
+from benchmarks.contenders import Trial, Unavailable, everyone, explained, our_name, ready
+from benchmarks.rows import Point, Row
+from benchmarks.tasks import SIZES, Task, conv_task, default_task, long_task, spiral_task, trained_task
+from benchmarks.timing import Race, race
 
-RTOL, ATOL = 1e-5, 1e-6
-PEER = "torchdiffeq"
-
-
-class MLPField(nn.Module):
-    """dy/dt = MLP(y), two hidden tanh layers."""
-
-    def __init__(self, dim: int, width: int) -> None:
-        super().__init__()
-        layers = (nn.Linear(dim, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, dim))
-        self.net = nn.Sequential(*layers)
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.net(y)
+EAGER, COMPILED = our_name("backprop", compiled=False), our_name("backprop", compiled=True)
+STORED, STORED_COMPILED = our_name("checkpointed", compiled=False), our_name("checkpointed", compiled=True)
+THEIRS, THEIR_ADJOINT, JAX = "torchdiffeq backprop", "torchdiffeq adjoint", "diffrax checkpointed"
+#: What a contender counts as beside torchdiffeq's adjoint: its gradient may be no worse, and no more may be stored.
+ADJOINT_BAR, STATES_BAR = 10.0, 1.1
 
 
-@dataclass(frozen=True)
-class Task:
-    """A field, a start and output times."""
-
-    field: nn.Module
-    y0: Tensor
-    t: Tensor
-
-    def ours(self, gradient: str) -> Tensor:
-        """The trajectory by pathline."""
-        return self.solution(gradient).ys
-
-    def solution(self, gradient: str) -> pathline.Solution:
-        """Pathline's solution."""
-        return pathline.solve(self.field, self.y0, self.t, method="dopri5", rtol=RTOL, atol=ATOL, gradient=gradient)
-
-    def theirs(self, gradient: str) -> Tensor:
-        """The trajectory by torchdiffeq."""
-        import torchdiffeq  # a peer may be missing
-
-        solve = torchdiffeq.odeint_adjoint if gradient == "adjoint" else torchdiffeq.odeint
-        return solve(self.field, self.y0, self.t, method="dopri5", rtol=RTOL, atol=ATOL)
-
-    def step(self, trajectory: Callable[[str], Tensor], gradient: str) -> Callable[[], None]:
-        """Mean square of the whole trajectory, and the gradient of all parameters."""
-
-        def work() -> None:
-            self.field.zero_grad(set_to_none=True)
-            trajectory(gradient).square().mean().backward()
-
-        return work
-
-    def floor(self, evaluations: int) -> Callable[[], None]:
-        """A chain of as many evaluations and their backward pass: what no solver can go below."""
-
-        def work() -> None:
-            self.field.zero_grad(set_to_none=True)
-            y, t = self.y0, torch.zeros(())
-            for _ in range(evaluations):
-                y = torch.add(y, self.field(t, y), alpha=0.01)
-            y.square().mean().backward()
-
-        return work
-
-    def gradient(self) -> Tensor:
-        """The gradients of the last step in one vector."""
-        return torch.cat([p.grad.reshape(-1).double() for p in self.field.parameters() if p.grad is not None])
-
-    def reference(self) -> Tensor:
-        """The trajectory at tolerance 1e-12 in float64, by scipy."""
-        field, shape = copy.deepcopy(self.field).double(), self.y0.shape
-
-        def rate(t: float, y):
-            with torch.no_grad():
-                return field(torch.tensor(t), torch.from_numpy(y).reshape(shape)).reshape(-1).numpy()
-
-        t = self.t.double().numpy()
-        start = self.y0.double().reshape(-1).numpy()
-        answer = solve_ivp(rate, (t[0], t[-1]), start, method="DOP853", t_eval=t, rtol=1e-12, atol=1e-12)
-        return torch.from_numpy(answer.y.T.copy()).reshape(len(t), *shape)
-
-    def reference_gradient(self) -> Tensor:
-        """The gradient of a float64 solve at tolerance 1e-11."""
-        field = copy.deepcopy(self.field).double()
-        field.zero_grad(set_to_none=True)
-        ys = pathline.solve(field, self.y0.double(), self.t.double(), method="dopri8", rtol=1e-11, atol=1e-12).ys
-        ys.square().mean().backward()
-        return torch.cat([p.grad.reshape(-1) for p in field.parameters() if p.grad is not None])
+def tasks(*, quick: bool) -> list[Task]:
+    """The four sizes, two further rows at the smallest, the spiral, and a convolutional field."""
+    if quick:
+        return [default_task(2, 64, 32), spiral_task(), conv_task(2, 4, 8)]
+    sizes = [default_task(*size) for size in SIZES]
+    return [*sizes, long_task(), trained_task(300), spiral_task(), conv_task()]
 
 
-def count(field: nn.Module, work: Callable[[], object]) -> int:
-    """Evaluations of a field during one call."""
-    calls = 0
-
-    def hook(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-
-    handle = field.register_forward_pre_hook(hook)
-    work()
-    handle.remove()
-    return calls
+def training(*, quick: bool) -> Iterator[Row | Point]:
+    """All tasks."""
+    for task in tasks(quick=quick):
+        yield from measured(task, quick=quick)
 
 
-def default_task(dim: int, width: int, batch: int, *, end: float = 1.0, times: int = 11) -> Task:
-    """The field at torch's own initialisation."""
-    torch.manual_seed(0)
-    return Task(MLPField(dim, width), torch.randn(batch, dim), torch.linspace(0.0, end, times))
+@dataclass
+class Field:
+    """Who takes part in one task, and what is known of them before anything is timed."""
+
+    task: Task
+    trials: dict[str, Trial]
+    points: dict[str, Point]
 
 
-def long_task() -> Task:
-    """The same field on [0, 20], weights tripled so that it turns often enough for 50 steps."""
-    task = default_task(2, 64, 32, end=20.0)
+def measured(task: Task, *, quick: bool) -> Iterator[Row | Point]:
+    """One task: a point for each contender, then their ratios."""
+    field = entered(task)
+    rounds, budget = (4, 0.2) if quick else (100, 4.0)
+    works = {name: trial.work for name, trial in field.trials.items()}
+    if EAGER in works:
+        works["floor"] = task.floor(sum(field.points[EAGER].notes["evaluations"]))
+    times = race(works, rounds=rounds, budget=budget, full=() if quick else (EAGER, COMPILED, THEIRS))
+    for name, point in field.points.items():
+        if name in field.trials:
+            ms, *interval = times.milliseconds(name)
+            point = replace(point, ms=ms, interval=(interval[0], interval[1]))
+        yield point
+    if "floor" in works:
+        ms, *interval = times.milliseconds("floor")
+        yield Point(task.name, "floor", ms, (interval[0], interval[1]))
+    yield from ratios(field, times)
+
+
+def entered(task: Task) -> Field:
+    """Every contender that runs, with its evaluations, memory and the error of its gradient."""
+    field, truth = Field(task, {}, {}), task.reference_gradient()
+    solution = states(task)
+    for contender in everyone():
+        try:
+            trial = ready(contender, task)
+            kept, peak = trial.memory()
+            trial.work()
+            error = float((trial.gradient() - truth).norm() / truth.norm())
+            notes = {"evaluations": trial.evaluations(), "gradient error": error, "kept": kept, "peak": peak}
+            notes["states"], notes["cores"] = solution, cores(trial)
+            field.trials[contender.name] = trial
+        except Unavailable as error:
+            field.points[contender.name] = Point(task.name, contender.name, reason=str(error))
+            continue
+        except Exception as error:  # noqa: BLE001  # one contender that breaks must not end the run of the others
+            field.points[contender.name] = Point(task.name, contender.name, reason=f"failed: {explained(error)}")
+            continue
+        field.points[contender.name] = Point(task.name, contender.name, notes=notes)
+    return field
+
+
+def states(task: Task) -> int:
+    """Bytes of the states and slopes at the accepted steps."""
     with torch.no_grad():
-        for layer in task.field.modules():
-            if isinstance(layer, nn.Linear):
-                layer.weight.mul_(LONG_SCALE)
-    return task
+        accepted = task.solution("backprop").stats.accepted
+    return (accepted + 1) * 2 * task.y0.nbytes
 
 
-LONG_SCALE = 3.0
+def cores(trial: Trial) -> float:
+    """Processor time over time: what shows that one thread is one thread, in every library."""
+    start, begun = time.perf_counter(), time.process_time()
+    for _ in range(3):
+        trial.work()
+    return (time.process_time() - begun) / (time.perf_counter() - start)
 
 
-def trained_task(steps: int) -> Task:
-    """The field of the smallest size after it was fitted to a spiral."""
-    task = default_task(2, 64, 32)
-    t = torch.linspace(0.0, 1.0, 11)
-    turn = torch.linalg.matrix_exp(t[:, None, None] * torch.tensor([[-0.5, 6.0], [-6.0, -0.5]]))
-    target = torch.einsum("tij,bj->tbi", turn, task.y0)
-    optimizer = torch.optim.Adam(task.field.parameters(), 1e-2)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        (task.ours("backprop") - target).square().mean().backward()
-        optimizer.step()
-    return task
+def trajectory_errors(task: Task) -> tuple[float, float]:
+    """The largest |e| / (1 + |y|) of our rows and theirs, against 1e-12."""
+    reference = task.reference()
 
+    def error(ys: Tensor) -> float:
+        return float(((ys.double() - reference).abs() / (1.0 + reference.abs())).max())
 
-def training_row(name: str, task: Task, gradient: str, bar: float | None, pairs: int) -> Row:
-    """One training step in one gradient mode, against the peer's own."""
-    peer_gradient = "adjoint" if gradient == "adjoint" else "backprop"
-    ours, theirs = task.step(task.ours, gradient), task.step(task.theirs, peer_gradient)
-    reference, slope = task.reference(), task.reference_gradient()
-    notes: dict[str, object] = {"evaluations": (count(task.field, ours), count(task.field, theirs))}
     with torch.no_grad():
-        solution = task.solution("backprop")
-        notes["accepted"] = solution.stats.accepted
-        notes["error"] = tuple(
-            float(((ys.double() - reference).abs() / (1.0 + reference.abs())).max())
-            for ys in (solution.ys, task.theirs("backprop"))
-        )
-    slopes = []
-    for work in (ours, theirs):
-        work()
-        slopes.append(float((task.gradient() - slope).norm() / slope.norm()))
-    timed = compare(ours, theirs, pairs=pairs)
-    notes = {"ms": timed.milliseconds(), **notes, "gradient error": tuple(slopes)}
-    if gradient == "backprop":
-        floor = task.floor(count(task.field, ours))
-        notes["floor ms"] = 1e3 * statistics.median(seconds(floor) for _ in range(max(5, pairs // 5)))
-    return Row(f"{name}, {gradient}", timed.ratio, timed.bounds[0], "x", bar, notes=notes)
+        return error(task.ours("backprop")), error(task.theirs("backprop"))
 
 
-def forward_row(name: str, task: Task, pairs: int) -> Row:
-    """A solve without gradient."""
-
-    @torch.no_grad()
-    def ours() -> Tensor:
-        return task.ours("backprop")
-
-    @torch.no_grad()
-    def theirs() -> Tensor:
-        return task.theirs("backprop")
-
-    counts = (count(task.field, ours), count(task.field, theirs))
-    timed = compare(ours, theirs, pairs=pairs)
-    return Row(
-        f"{name}, solve", timed.ratio, timed.bounds[0], "x", notes={"ms": timed.milliseconds(), "evaluations": counts}
-    )
+# --- who is faster ------------------------------------------------------------------------------------------------
 
 
-SIZES = {(2, 64, 32): 2.0, (2, 64, 256): 1.8, (32, 128, 256): 1.8, (64, 512, 512): 1.15}
+def ratios(field: Field, times: Race) -> Iterator[Row]:
+    """The ratios that have bars, and those of the same kind on tasks without."""
+    task, bars = field.task, field.task.bars
+    line = "training step, {}, against {}"
+    errors = trajectory_errors(task) if THEIRS in field.trials else ()
+    yield ratio(field, times, EAGER, THEIRS, bars.get("eager"), line.format("eager", "torchdiffeq"), errors)
+    yield ratio(field, times, COMPILED, THEIRS, bars.get("compiled"), line.format("compiled", "torchdiffeq"))
+    yield ratio(field, times, COMPILED, JAX, bars.get("diffrax"), line.format("compiled", "diffrax"))
+    yield ratio(field, times, STORED_COMPILED, THEIRS, None, "")
+    yield ratio(field, times, STORED_COMPILED, JAX, None, "")
+    best = STORED_COMPILED if STORED_COMPILED in field.trials else STORED
+    fair = ratio(field, times, best, THEIR_ADJOINT, ADJOINT_BAR if bars else None, "against torchdiffeq's adjoint")
+    if fair.value is not None:
+        mine, other = (field.points[name].notes["gradient error"] for name in (best, THEIR_ADJOINT))
+        fair = replace(fair, holds=mine <= max(other, FLOAT32_NOISE))
+    yield fair
+    for name in (STORED, STORED_COMPILED):
+        yield stored(field, name)
 
 
-def training(*, quick: bool) -> Iterator[Row]:
-    """The training steps of the four sizes, and the two further rows."""
-    pairs = 10 if quick else 100
-    for size, bar in SIZES.items():
-        yield training_row("step " + "-".join(map(str, size)), default_task(*size), "backprop", bar, pairs)
-    yield training_row("step 2-64-32 on [0, 20]", long_task(), "backprop", None, pairs // 2)
-    yield training_row("step 2-64-32 trained", trained_task(30 if quick else 300), "backprop", None, pairs)
+#: A relative error of a float32 gradient that is rounding.
+FLOAT32_NOISE = 1e-6
 
 
-def modes(*, quick: bool) -> Iterator[Row]:
-    """Solves without gradient, and the other gradient modes."""
-    pairs = 5 if quick else 30
-    for size in list(SIZES)[:3]:
-        name = "step " + "-".join(map(str, size))
-        yield forward_row(name.replace("step ", ""), default_task(*size), pairs)
-        yield training_row(name, default_task(*size), "checkpointed", None, pairs)
-        yield training_row(name, default_task(*size), "adjoint", None, max(3, pairs // 3))
+def ratio(
+    field: Field, times: Race, ours: str, theirs: str, bar: float | None, line: str, errors: tuple[float, ...] = ()
+) -> Row:
+    """How many times faster one contender is than another."""
+    name = f"{field.task.name}: {ours} / {theirs}"
+    for who in (ours, theirs):
+        if who not in field.trials:
+            reason = f"{who}: {field.points[who].reason}" if who in field.points else who
+            return Row(name, None, None, "x", bar, line=line, reason=reason)
+    timed = times.pair(ours, theirs)
+    mine, other = field.points[ours].notes, field.points[theirs].notes
+    notes: dict[str, object] = {"ms": timed.milliseconds(), "pairs": len(timed.ours)}
+    notes |= {key: (mine[key], other[key]) for key in ("evaluations", "gradient error")}
+    if errors:
+        notes["error"] = errors
+    return Row(name, timed.ratio, timed.bounds[0], "x", bar, notes=notes, line=line, interval=timed.bounds)
+
+
+def stored(field: Field, name: str) -> Row:
+    """What is kept between forward and backward, over the states and slopes of the accepted steps.
+
+    The bar is for states of some size: beside one of 160 bytes the times of a step count.
+    """
+    title, line = f"{field.task.name}: kept by {name}", "memory, checkpointed, between forward and backward"
+    bar, unit = STATES_BAR if field.task.bars else None, " of the states"
+    if name not in field.trials:
+        return Row(title, None, None, unit, bar, at_least=False, line=line, reason=field.points[name].reason)
+    notes = field.points[name].notes
+    value = (notes["kept"] or 0) / notes["states"]
+    return Row(title, value, value, unit, bar, at_least=False, line=line)

@@ -67,3 +67,124 @@ def stiff(methods: list[str]) -> Figure:
     panels.flat[-1].axis("off")
     panels.flat[-1].legend(handles, labels, loc="center", frameon=False)
     return figure
+
+
+# --- speed --------------------------------------------------------------------------------------------------------
+
+#: How each contender of the benchmarks is drawn: ours in colour, compiled with filled marks, its peers in grey.
+SPEED: dict[str, dict[str, Any]] = {
+    "pathline": {"color": PALETTE[0], "marker": "o", "markerfacecolor": "white"},
+    "pathline compiled": {"color": PALETTE[0], "marker": "o"},
+    "pathline per-sample": {"color": PALETTE[1], "marker": "s", "markerfacecolor": "white"},
+    "pathline compiled per-sample": {"color": PALETTE[1], "marker": "s"},
+    "torchdiffeq": {"color": "#555555", "linestyle": "--", "marker": "x"},
+    "torchode": {"color": "#888888", "linestyle": ":", "marker": "^"},
+    "diffrax": {"color": "#000000", "linestyle": "-.", "marker": "+"},
+    "diffrax vmapped": {"color": "#000000", "linestyle": ":", "marker": "v"},
+}
+
+
+def points(section: str) -> list[dict[str, Any]]:
+    """What the contenders of one section of the benchmarks took; those that could not run are left out."""
+    path = RESULTS / "benchmarks.json"
+    sections = json.loads(path.read_text(encoding="utf-8"))["sections"] if path.exists() else {}
+    return [point for point in sections.get(section, {}).get("points", []) if point["ms"] is not None]
+
+
+def speed_style(who: str) -> dict[str, Any]:
+    """That of the longest name that begins alike."""
+    names = [name for name in SPEED if who.startswith(name)]
+    found = SPEED[max(names, key=len)] if names else {"color": "#bbbbbb"}
+    if "per-sample" in who:
+        found = SPEED["pathline compiled per-sample" if "compiled" in who else "pathline per-sample"]
+    return {"markersize": 4, **found}
+
+
+def unrecorded(axes: Axes) -> Figure:
+    """An empty frame that says why."""
+    axes.text(0.5, 0.5, "no run is on record yet", ha="center", transform=axes.transAxes)
+    axes.set_axis_off()
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    return figure
+
+
+def training_times(tasks: list[str]) -> Figure:
+    """What a training step took by each contender, a panel for each task."""
+    found = [point for point in points("training") if point["task"] in tasks]
+    figure, panels = plt.subplots(
+        1, len(tasks), figsize=(3.0 * len(tasks) + 2.0, 4.6), layout="constrained", sharey=True
+    )
+    panels = panels if len(tasks) > 1 else [panels]
+    if not found:
+        return unrecorded(panels[0])
+    names = list(dict.fromkeys(point["who"] for point in found))[::-1]
+    for axes, task in zip(panels, tasks, strict=True):
+        for point in (point for point in found if point["task"] == task):
+            place = names.index(point["who"])
+            color = speed_style(point["who"])["color"]
+            axes.barh(place, point["ms"], color=color, alpha=1.0 if "compiled" in point["who"] else 0.55)
+            axes.text(point["ms"], place, f" {point['ms']:.3g}", va="center", fontsize=8)
+        axes.set(xscale="log", title=task, xlabel="ms")
+        axes.margins(x=0.25)
+        axes.set_yticks(range(len(names)), names)
+        axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def ensembles() -> Figure:
+    """The time of one solve against the number of oscillators, with outputs and without."""
+    found = [point for point in points("ensembles") if point["task"].startswith("mu=2,")]
+    figure, panels = plt.subplots(1, 2, figsize=(9.0, 4.4), layout="constrained", sharey=True)
+    if not found:
+        return unrecorded(panels[0])
+    for axes, end in zip(panels, ("200 outputs", "no outputs"), strict=True):
+        mine = [point for point in found if point["task"].endswith(end)]
+        for who in dict.fromkeys(point["who"] for point in mine):
+            curve = sorted((_batch(point["task"]), point["ms"]) for point in mine if point["who"] == who)
+            axes.plot(*zip(*curve, strict=True), label=who, **speed_style(who))
+        axes.set(xscale="log", yscale="log", title=end, xlabel="oscillators", ylabel="ms")
+        axes.grid(alpha=0.3)
+    return _with_legend(figure, panels[0])
+
+
+def _batch(task: str) -> int:
+    return int(task.split("batch ")[1].split(",")[0])
+
+
+def speed_precision(method: str) -> Figure:
+    """The error at the end against the time and against the evaluations, by one method of every library."""
+    found = [point for point in points("lotka_volterra") if point["who"].endswith(f" {method}")]
+    figure, panels = plt.subplots(1, 2, figsize=(9.0, 4.4), layout="constrained", sharey=True)
+    if not found:
+        return unrecorded(panels[0])
+    for who in dict.fromkeys(point["who"] for point in found):
+        mine = [point for point in found if point["who"] == who]
+        for axes, label in zip(panels, ("ms", "evaluations"), strict=True):
+            cost = [point["ms"] if label == "ms" else point["notes"]["evaluations"] for point in mine]
+            axes.plot(cost, [point["notes"]["error"] for point in mine], label=who, **speed_style(who))
+            axes.set(xscale="log", yscale="log", xlabel=label, ylabel="error at the end")
+            axes.grid(alpha=0.3)
+    return _with_legend(figure, panels[0])
+
+
+def growth() -> Figure:
+    """The time of a training step as one of its sizes grows."""
+    found = points("growth")
+    figure, panels = plt.subplots(1, 4, figsize=(11.0, 3.4), layout="constrained", sharey=True)
+    if not found:
+        return unrecorded(panels[0])
+    for axes, axis in zip(panels, dict.fromkeys(point["notes"]["axis"] for point in found), strict=True):
+        mine = [point for point in found if point["notes"]["axis"] == axis]
+        for who in dict.fromkeys(point["who"] for point in mine):
+            curve = sorted((point["notes"]["value"], point["ms"]) for point in mine if point["who"] == who)
+            axes.plot(*zip(*curve, strict=True), label=who, **speed_style(who))
+        axes.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms" if axis == "dim" else "")
+        axes.grid(alpha=0.3)
+    return _with_legend(figure, panels[0])
+
+
+def _with_legend(figure: Figure, axes: Axes) -> Figure:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return figure

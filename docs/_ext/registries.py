@@ -3,7 +3,7 @@
 ``{methods}`` lists the registry of solvers (or those of a ``:kind:``), ``{experiments}`` the published systems,
 ``{results} NAME`` the committed numbers of one of them, ``{command} ARGUMENTS`` what the command line prints,
 ``{enright-pryce}`` and ``{stiff}`` the accuracy on record, ``{energy} SECTION`` what is preserved, and
-``{benchmarks} SECTION`` the speed.
+``{benchmarks} SECTION``, ``{contenders} TASK`` and ``{profile}`` the speed.
 """
 
 from __future__ import annotations
@@ -250,25 +250,104 @@ COSTS = ("steps", "evaluations", "jacobians", "factorizations")
 
 
 class Benchmarks(SphinxDirective):
-    """The recorded times of one section of the benchmarks, with their bars."""
+    """The recorded ratios of one section of the benchmarks, with their bars; ``bars`` are those of all sections."""
 
     required_arguments = 1
+    final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
-        path = RESULTS / "benchmarks.json"
-        sections = json.loads(path.read_text(encoding="utf-8"))["sections"] if path.exists() else {}
-        section = sections.get(self.arguments[0])
-        if section is None:
+        sections = recorded(self.env, "benchmarks.json").get("sections", {})
+        name = self.arguments[0]
+        held = [row for found in sections.values() for row in found["rows"] if row["bar"] is not None]
+        rows = held if name == "bars" else sections.get(name, {}).get("rows", [])
+        if not rows:
             return [nodes.paragraph("", "No run is on record yet.")]
-        self.env.note_dependency(str(path))
-        rows = []
-        for row in section["rows"]:
-            sense = "≥" if row["at_least"] else "≤"
-            bar = "" if row["bar"] is None else f"{sense} {row['bar']:g}{row['unit']}"
-            numbers = [f"{row['value']:.2f}{row['unit']}", f"{row['bound']:.2f}{row['unit']}", bar]
-            rows.append([row["name"], *numbers, {"PASS": "kept", "MISS": "missed"}.get(row["verdict"], "")])
-        head = ["work", "median", "95 % bound", "bar", ""]
-        return [table(head, rows, numeric=(1, 2, 3))]
+        return [table(*benchmark_table(rows), numeric=(1, 2, 3))]
+
+
+def recorded(env: Any, name: str) -> dict[str, Any]:
+    """A committed record; empty where there is none yet."""
+    path = RESULTS / name
+    if not path.exists():
+        return {}
+    env.note_dependency(str(path))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def benchmark_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    body = []
+    for row in rows:
+        bar = "" if row["bar"] is None else f"{'≥' if row['at_least'] else '≤'} {row['bar']:.3g}{row['unit']}"
+        if row["value"] is None or row["bound"] is None:
+            body.append([row["name"], "–", "–", bar, f"not available: {row['reason']}"])
+            continue
+        measured = [f"{row['value']:.3g}{row['unit']}", f"{row['bound']:.3g}{row['unit']}", bar]
+        body.append([row["name"], *measured, benchmark_verdict(row)])
+    return ["work", "median", "95 % bound", "bar", ""], body
+
+
+def benchmark_verdict(row: dict[str, Any]) -> str:
+    if row["verdict"] != "MISS":
+        return {"PASS": "kept"}.get(row["verdict"], "")
+    part = row["bound"] / row["bar"] - 1.0
+    return f"missed by {abs(part):.0%}" if row.get("holds", True) else "missed: not as accurate"
+
+
+class Contenders(SphinxDirective):
+    """What every contender of one task of the benchmarks took and kept."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        section = recorded(self.env, "benchmarks.json").get("sections", {}).get("training", {})
+        points = [point for point in section.get("points", []) if point["task"] == self.arguments[0]]
+        if not points:
+            return [nodes.paragraph("", "No run is on record yet.")]
+        return [table(*contender_table(points), numeric=range(1, 6))]
+
+
+def contender_table(points: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    body = []
+    for point in points:
+        notes = point["notes"]
+        if point["ms"] is None:
+            body.append([point["who"], "–", "–", "–", "–", "–"])
+            continue
+        counts = " + ".join(str(n) for n in notes["evaluations"] if n) if "evaluations" in notes else "–"
+        error = f"{notes['gradient error']:.1e}" if "gradient error" in notes else "–"
+        sizes = [f"{notes[key] / 1e3:.3g}" if notes.get(key) is not None else "–" for key in ("kept", "peak")]
+        body.append([point["who"], f"{point['ms']:.3g}", counts, error, *sizes])
+    return ["", "ms", "evaluations", "error of the gradient", "kept, kB", "peak, kB"], body
+
+
+class Profile(SphinxDirective):
+    """Where the microseconds of the smallest training step go."""
+
+    def run(self) -> list[nodes.Node]:
+        profiles = recorded(self.env, "profile.json").get("profiles", {})
+        if not profiles:
+            return [nodes.paragraph("", "No run is on record yet.")]
+        return [table(*profile_table(profiles), numeric=range(1, 1 + 2 * len(profiles)))]
+
+
+def profile_table(profiles: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    head, kinds = ["part"], list(profiles)
+    for kind in kinds:
+        head += [f"{kind}, µs", "of the whole"]
+    parts = [part for part in dict.fromkeys(p for found in profiles.values() for p in found) if part != "evaluations"]
+    body = []
+    for part in [part for part in parts if part not in ENDS] + list(ENDS):
+        cells = [ENDS.get(part, part)]
+        for kind in kinds:
+            found, whole = profiles[kind].get(part), profiles[kind]["together"]
+            cells += ["–", "–"] if found is None else [f"{found:.0f}", f"{found / whole:.0%}"]
+        body.append(cells)
+    return head, body
+
+
+#: The last rows of a profile.
+ENDS = {"together": "the whole step, unwatched", "floor": "floor: the same evaluations alone"}
 
 
 class Command(SphinxDirective):
@@ -297,4 +376,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("energy", Energy)
     app.add_directive("stiff", Stiff)
     app.add_directive("benchmarks", Benchmarks)
+    app.add_directive("contenders", Contenders)
+    app.add_directive("profile", Profile)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -11,17 +11,28 @@ __version__ = "0.1.0"
 #: torch is loaded.
 _HOMES = {
     "pathline._structure": ("time_like",),
+    "pathline.advising": ("advise",),
     "pathline.controllers": ("PID", "FixedStep", "Grid"),
     "pathline.events": ("Event", "EventRecord"),
-    "pathline.gradients": ("GRADIENTS", "Adjoint", "Backprop", "Checkpointed"),
+    "pathline.gradients": ("GRADIENTS", "Adjoint", "Backprop", "Checkpointed", "Implicit", "Reconstructed"),
     "pathline.hooks": ("Hooks",),
     "pathline.models": ("NeuralODE", "ResNet", "load", "save"),
+    "pathline.regularizers": ("ControlEffort", "EndTimeJitter", "JacobianNorm", "KineticEnergy"),
     "pathline.saving": ("Save",),
     "pathline.sensitivities": ("sensitivity",),
     "pathline.solution": ("Solution",),
     "pathline.solvers": ("METHODS", "Reversible", "Scipy"),
     "pathline.solving": ("solve",),
     "pathline.stats": ("Stats",),
+    "pathline.steady": (
+        "ROOTS",
+        "AndersonRoot",
+        "BroydenRoot",
+        "NewtonRoot",
+        "PseudoTime",
+        "SteadyState",
+        "solve_steady_state",
+    ),
     "pathline.status": (
         "BatchError",
         "MaxStepsError",
@@ -33,19 +44,34 @@ _HOMES = {
         "StepSizeUnderflow",
         "ZenoError",
     ),
+    "pathline.stepwise": ("ErrorEstimate", "StiffnessEstimate"),
     "pathline.tableaus": ("Tableau",),
     "pathline.terms": ("ODE", "PerSample", "Separable", "Sum", "Term"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-_ROOMS = ("compat", "controls", "data", "experiments", "fields", "models", "nets", "plotting", "testing", "train")
+_ROOMS = (
+    "advising",
+    "compat",
+    "controls",
+    "data",
+    "experiments",
+    "fields",
+    "models",
+    "nets",
+    "plotting",
+    "testing",
+    "train",
+)
 
 if TYPE_CHECKING:
     from pathline._structure import time_like
+    from pathline.advising import advise
     from pathline.controllers import PID, FixedStep, Grid
     from pathline.events import Event, EventRecord
-    from pathline.gradients import GRADIENTS, Adjoint, Backprop, Checkpointed
+    from pathline.gradients import GRADIENTS, Adjoint, Backprop, Checkpointed, Implicit, Reconstructed
     from pathline.hooks import Hooks
     from pathline.models import NeuralODE, ResNet, load, save
+    from pathline.regularizers import ControlEffort, EndTimeJitter, JacobianNorm, KineticEnergy
     from pathline.saving import Save
     from pathline.sensitivities import sensitivity
     from pathline.solution import Solution
@@ -63,6 +89,16 @@ if TYPE_CHECKING:
         StepSizeUnderflow,
         ZenoError,
     )
+    from pathline.steady import (
+        ROOTS,
+        AndersonRoot,
+        BroydenRoot,
+        NewtonRoot,
+        PseudoTime,
+        SteadyState,
+        solve_steady_state,
+    )
+    from pathline.stepwise import ErrorEstimate, StiffnessEstimate
     from pathline.tableaus import Tableau
     from pathline.terms import ODE, PerSample, Separable, Sum, Term
 
@@ -71,20 +107,32 @@ __all__ = [
     "METHODS",
     "ODE",
     "PID",
+    "ROOTS",
     "Adjoint",
+    "AndersonRoot",
     "Backprop",
     "BatchError",
+    "BroydenRoot",
     "Checkpointed",
+    "ControlEffort",
+    "EndTimeJitter",
+    "ErrorEstimate",
     "Event",
     "EventRecord",
     "FixedStep",
     "Grid",
     "Hooks",
+    "Implicit",
+    "JacobianNorm",
+    "KineticEnergy",
     "MaxStepsError",
     "NeuralODE",
     "NewtonError",
+    "NewtonRoot",
     "NonFiniteError",
     "PerSample",
+    "PseudoTime",
+    "Reconstructed",
     "ResNet",
     "Reversible",
     "Save",
@@ -95,15 +143,19 @@ __all__ = [
     "Stats",
     "Status",
     "Statuses",
+    "SteadyState",
     "StepSizeUnderflow",
+    "StiffnessEstimate",
     "Sum",
     "Tableau",
     "Term",
     "ZenoError",
+    "advise",
     "load",
     "save",
     "sensitivity",
     "solve",
+    "solve_steady_state",
     "time_like",
 ]
 

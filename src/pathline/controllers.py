@@ -432,6 +432,9 @@ class PIDClock:
         return min(max(factor, config.shrink), config.grow)
 
     def _ratio(self, y0: Tensor, step: Step) -> float:
+        ratio = getattr(step, "ratio", None)
+        if ratio is not None:
+            return ratio.detach().item()
         error = step.error
         if error is None:
             return 0.0
@@ -461,6 +464,9 @@ class PIDClock:
         if given is not None:
             return min(float(given), span)
         setting = self.setting
+        own = getattr(setting.solver, "first_step", None)
+        if own is not None and (length := own()) is not None:
+            return length
         if setting.solver.needs == "contract":
             raise ValueError(
                 f'The first step cannot be chosen for "{setting.solver.name}", whose term has no rate dy/dt. '

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pathline._forward import moves, recording
 from pathline._structure import host
 from pathline.controllers import PID, FixedStep, Grid, towards
 from pathline.events import Event, EventRecord, Watch, event_times
@@ -156,8 +157,8 @@ class _Drive:
         end = given[-1] if last and given is not None else None
         if not last:
             end = self.queue[0][2]
-            end = end if end is not None and end.requires_grad else None
-        if not torch.is_grad_enabled() or all(x is None for x in (given, self.moving, end)):
+            end = end if end is not None and moves(end) else None
+        if not recording() or all(x is None for x in (given, self.moving, end)):
             return None
         first = like.new_tensor(self.start, dtype=torch.float64) if self.moving is None else self.moving.double()
         final = like.new_tensor(goal, dtype=torch.float64) if end is None else end.double()
@@ -197,7 +198,7 @@ class _Drive:
         while self.queue and self.queue[0][0] == self.start and not ended:
             _, number, t = self.queue.pop(0)
             self._at_start = True
-            if t is not None and t.requires_grad:
+            if t is not None and moves(t):
                 self.moving = t
             time = self._time() if self.moving is None else self.moving
             y, ended = self._fire(number, time, y)
@@ -208,10 +209,10 @@ class _Drive:
         self.start, self.fresh = result.t1, list(result.event)
         self.moving, ended = None, False
         time = self._time()
-        if torch.is_grad_enabled():
+        if recording():
             event = self.events[result.event[0]]
             time, y = located(self.problem.term, event, time, y, self.args, _shared_value)
-            self.moving = time if time.requires_grad else None
+            self.moving = time if moves(time) else None
         for number in result.event:
             y, ends = self._fire(number, time, y)
             ended = ended or ends
@@ -303,7 +304,7 @@ def located(term: Any, event: Event, t: Tensor, y: Tensor, args: Any, value: Any
             total = along(s)
             slope = torch.autograd.grad(total, s)[0] if total.requires_grad else torch.zeros_like(t)
     if bool((slope == 0).any()):
-        if not y.requires_grad:
+        if not moves(y):
             return t, y
         raise ValueError(
             "`crossing` grazes zero without passing through it, or depends on neither t nor y: the time of the event "
@@ -311,9 +312,9 @@ def located(term: Any, event: Event, t: Tensor, y: Tensor, args: Any, value: Any
         )
     time = t
     for _ in range(2):
-        g = value(event, term, time, move(y, time, rate) if time.requires_grad else y, args)
+        g = value(event, term, time, move(y, time, rate) if moves(time) else y, args)
         time = time - (g - g.detach()) / slope
-    return time, move(y, time, rate) if time.requires_grad else y
+    return time, move(y, time, rate) if moves(time) else y
 
 
 def _shared_value(event: Event, term: Any, t: Tensor, y: Tensor, args: Any) -> Tensor:

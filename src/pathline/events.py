@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pathline._forward import recording
 from pathline._structure import host
 from pathline.roots import bracket, bracket_rows
 from pathline.solvers.base import horner, spread
@@ -162,7 +163,7 @@ class SharedWatch:
 
     def look(self, term: Bound, step: Step, t0: float, t1: float, y0: Tensor) -> float | None:
         """Where in this step the first event fires; ``found`` then holds the numbers of those that fire there."""
-        self.recording, term = torch.is_grad_enabled(), _both_sides(term)
+        self.recording, term = recording(), _both_sides(term)
         with torch.no_grad():
             ends = {i: self.value(i, term, t1, step.y1) for i in self.numbers}
             roots = {}
@@ -250,7 +251,7 @@ class RowWatch:
         self, term: Bound, step: Any, t0: Tensor, t1: Tensor, y0: Tensor, accepted: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Which events fire in each row (-1 where none does), and where the first of them does; None if none at all."""
-        self.recording = torch.is_grad_enabled()
+        self.recording = recording()
         with torch.no_grad():
             return self._look(_both_sides(term), step, t0.detach(), t1.detach(), y0, accepted)
 

@@ -69,6 +69,8 @@ def finish(problem: Problem, kept: Kept, times: Times, args: Any, on_failure: st
         unravel=structure.unravel,
         source=(problem, args),
     )
+    if problem.shown is not None:
+        solution = problem.shown(solution)
     if not status:
         solution.message = explain(problem, result, args)
         if on_failure == "raise":
@@ -123,6 +125,8 @@ def finish_rows(problem: Problem, kept: Kept, times: Times, args: Any, on_failur
             ys=pytree.tree_map(lambda x: x.transpose(0, 1), solution.ys),
             batch_first=True,
         )
+    if problem.shown is not None:
+        solution = problem.shown(solution)
     if not status:
         solution.message = explain_rows(problem, result, status, args)
         if on_failure == "raise":

@@ -36,6 +36,7 @@ class Problem:
         check_every: how many steps pass between looks for infinite or NaN states where no error estimate would show
             them.
         watch: what looks for events, see `events`.
+        shown: from a solution of this problem to what the user asked for; None where it is that.
     """
 
     term: Bound
@@ -51,6 +52,7 @@ class Problem:
     hooks: Hooks = field(default_factory=Hooks)
     check_every: int = 256
     watch: Any = None
+    shown: Any = None
 
     @property
     def per_sample(self) -> bool:
@@ -76,7 +78,8 @@ class Piece:
     carry: Any = None
     random: Any = None
     cut: float | None = None
-    index = None  # of all samples
+    tape: Any = None  # what a compiled step keeps for its derivative
+    index = active = None  # of all samples
 
     @property
     def place(self) -> slice:
@@ -128,6 +131,7 @@ def integrate(
     slope: Tensor | None = None,
     record: bool = False,
     draws: bool = False,
+    log: Any = None,
 ) -> Result:
     """Integrate from the first requested time to the last.
 
@@ -141,10 +145,14 @@ def integrate(
         record: keep the state and the carry before every accepted step.
         draws: the field draws random numbers: keep the generators' state too, and leave no slope to be drawn outside
             of a step.
+        log: where the accepted steps go, in place of a list.
     """
     solver, term, stats = problem.solver, problem.term, problem.stats
     keeper = Keeper(problem.save, problem.times, problem.structure, moved, times)
     result = Result(Status.SUCCESS, y0, problem.times[0], keeper.first(y0, keeper.due(problem.times[0])))
+    if log is not None:
+        log.clear()
+        result.pieces = log
     if problem.times[0] != problem.times[-1]:
         exact = times or problem.times
         carry = solver.init(term, exact[0], y0, args) if slope is None else slope
@@ -156,7 +164,8 @@ def integrate(
             # Fixed steps read nothing on the way; the same steps again, watched, tell where it began.
             stats.steps, stats.accepted = before.steps, before.accepted
             again = replace(problem, check_every=1)
-            return integrate(again, y0, args, times=times, moved=moved, slope=slope, record=record, draws=draws)
+            options = {"slope": slope, "record": record, "draws": draws, "log": log}
+            return integrate(again, y0, args, times=times, moved=moved, **options)
     result.valid = len(result.pieces) + 1 if problem.save.steps else keeper.next
     result.spec = keeper.spec
     return result
@@ -205,7 +214,7 @@ def _march(
         stats.accepted += 1
         cut = None if watch is None else watch.look(sided, step, host(t0), host(t1), y)
         due = keeper.due(host(t1)) if cut is None else keeper.due(cut, before=True)
-        piece = Piece(t0, t1, due, sided, (), cut=cut)
+        piece = Piece(t0, t1, due, sided, (), cut=cut, tape=getattr(step, "tape", None))
         end, piece.outputs = contribution(keeper, step, piece)
         if record:
             piece.y0, piece.carry, piece.random = y, lasting(given), random

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pathline._forward import moves, recording
 from pathline.controllers import PID, Grid
 from pathline.eventful import ZENO, located, reset_state
 from pathline.events import Event, EventRecord, Watch, crossing_of, event_times
@@ -199,7 +200,7 @@ class _Rounds:
             if not bool(mine.any()):
                 continue
             new = crossed[mine & ~settled]
-            if len(new) and torch.is_grad_enabled():
+            if len(new) and recording():
                 term = self.problem.term.select(samples[new])
                 time, there = located(term, event, self.start[samples[new]], y[new], self.args, crossing_of)
                 start, y = start.double().index_copy(0, new, time), y.index_copy(0, new, there)
@@ -286,7 +287,7 @@ class _Rounds:
         """The times of the round as a tensor, where one of them carries a gradient."""
         given = self.times.moving
         grads = [given, start, self.tensors]
-        if not torch.is_grad_enabled() or not any(x is not None and x.requires_grad for x in grads):
+        if not recording() or not any(x is not None and moves(x) for x in grads):
             return None
         final = goal
         if given is not None:
@@ -402,7 +403,7 @@ def _given_times(
     key = torch.where(inside, here * sign, torch.inf)
     order = key.argsort(dim=0, stable=True)
     times = torch.where(inside, here, torch.inf).gather(0, order)
-    tensors = torch.cat([at.gather(0, order), end[None]]) if at.requires_grad else None
+    tensors = torch.cat([at.gather(0, order), end[None]]) if moves(at) else None
     return torch.cat([times, never]), torch.cat([which.gather(0, order), torch.zeros_like(which[:1])]), tensors
 
 

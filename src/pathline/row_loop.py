@@ -43,6 +43,7 @@ class RowPiece:
         cut: where an event ends the step before ``t1``, else ``t1``; None where no event does.
         due: the entries.
         curve: the dense output, ``(rows, degree + 1, *state)``.
+        active: for a log, the samples that were stepped with their states and carries, accepted or not.
     """
 
     index: Tensor
@@ -57,6 +58,7 @@ class RowPiece:
     y0: Any = None
     carry: Any = None
     random: Any = None
+    active: Any = None
 
     @property
     def place(self) -> tuple[Tensor, Tensor]:
@@ -113,6 +115,7 @@ def integrate_rows(
     slope: Tensor | None = None,
     record: bool = False,
     draws: bool = False,
+    log: Any = None,
 ) -> RowResult:
     """Integrate every sample from its first requested time to its last; the arguments are those of `integrate`."""
     solver, term = problem.solver, problem.term
@@ -131,6 +134,9 @@ def integrate_rows(
         valid=torch.zeros(batch, dtype=torch.long, device=y0.device),
         dt=torch.zeros_like(start),
     )
+    if log is not None:
+        log.clear()
+        result.pieces = log
     problem.stats.rows = problem.stats.rows or _no_counts(batch, y0.device)
     if batch and bool((host_times[-1] != start).any()):
         exact = host_times if times is None else times
@@ -308,6 +314,8 @@ class _March:
         if self.record:
             piece.y0, piece.random = _some(y, accepted), random
             piece.carry = lasting(given if accepted is None else rows_of(given, accepted))
+            if not isinstance(self.result.pieces, list):
+                piece.active = self.samples, y, given
         self.result.pieces.append(piece)
         return (None, None) if event is None else (cut, event)
 

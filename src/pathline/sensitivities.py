@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from torch.utils import _pytree as pytree
 
 from pathline.controls.piecewise import PiecewisePolynomial
 from pathline.gradients.adjoint import Adjoint, sweep
+from pathline.gradients.interpolated import Trail
 from pathline.gradients.recompute import bare
 from pathline.solution import Solution
+from pathline.stats import Stats
 
 
 class Sensitivity:
@@ -52,7 +55,9 @@ def sensitivity(
 ) -> Sensitivity:
     """How the loss depends on the state at every time: ``a(t) = dL/dy(t)``, a curve.
 
-    Solves ``da/dt = -a^T df/dy`` backwards from the last requested time, with a jump at every output time. *Maturing.*
+    Solves ``da/dt = -a^T df/dy`` backwards from the last requested time, with a jump at every output time. The state is
+    read from the solution's dense output where that was kept, ``Save(dense=True)``, which stiff and strongly damped
+    fields need; else it is integrated backwards too. *Maturing.*
 
     Args:
         solution: of `solve`, any gradient mode, with rows of the state (no ``Save(fn=...)``).
@@ -85,6 +90,11 @@ def sensitivity(
         )
     if problem.save.fn is not None or not solution.status or problem.times[0] == problem.times[-1]:
         raise ValueError("`sensitivity` needs a complete solution of positive length whose rows are the state.")
+    if problem.shown is not None:
+        raise ValueError("`sensitivity` is for a solve without `integrals`. Leave them out.")
+    read, trail = isinstance(solution.curve, PiecewisePolynomial), None
+    if read:
+        trail = Trail(solution.curve.knots.tolist(), left=solution.curve.coefficients.detach().unbind())
     cotangents = problem.structure.ravel_rows(_cotangents(solution, loss))
     rows = problem.structure.ravel_rows(pytree.tree_map(torch.Tensor.detach, solution.ys))
     times = solution.ts.detach().tolist()
@@ -93,20 +103,18 @@ def sensitivity(
     def keep(result: Any, scale: Tensor) -> None:
         for piece in result.pieces:
             knots.append(piece.t1)
-            adjoint = piece.outputs[-1][:, 1]
+            adjoint = piece.outputs[-1] if read else piece.outputs[-1][:, 1]
             if problem.solver.needs == "split":  # there the halves stand in each other's place
                 q, p = problem.term.halves(adjoint)
                 adjoint = problem.term.join(p, q)
             coefficients.append(adjoint * scale)
 
-    before = problem.stats.backward_steps, problem.stats.backward_evaluations
     # A solve in one piece has no curve of pieces.
     method = "tsit5" if getattr(problem.solver, "whole", False) else None
+    own = replace(problem, stats=Stats())  # the solution's counts stay its own
     with torch.no_grad():
-        sweep(
-            Adjoint(method=method, rtol=rtol, atol=atol), bare(problem, args), times, rows, cotangents, None, [], keep
-        )
-    problem.stats.backward_steps, problem.stats.backward_evaluations = before
+        config = Adjoint(method=method, rtol=rtol, atol=atol, state="dense" if read else "backward")
+        sweep(config, bare(own, args), times, rows, cotangents, None, [], keep, trail)
     curve = PiecewisePolynomial(torch.tensor(knots, dtype=torch.float64, device=rows.device), torch.stack(coefficients))
     at_start = torch.tensor([t == times[0] for t in times], device=rows.device)
     return Sensitivity(curve, problem.structure.unravel, cotangents[at_start].sum(0))

@@ -31,6 +31,8 @@ class Solution:
         status: how the solve ended; with one clock a sample a `Statuses`, one for each.
         stats: counts; the backward pass adds its own.
         events: what happened at each event, by its name, see `EventRecord`.
+        integrals: the running costs of ``solve(integrals=...)`` by name, at the rows of ``ys``: ``(n, *cost)``.
+        integrals1: the same at ``t1``.
         message: why the solve failed; empty on success.
     """
 
@@ -42,6 +44,8 @@ class Solution:
     status: Status | Statuses
     stats: Stats
     events: dict[Any, EventRecord] = field(default_factory=dict)
+    integrals: dict[str, Tensor] = field(default_factory=dict)
+    integrals1: dict[str, Tensor] = field(default_factory=dict)
     message: str = ""
     batch_first: bool = False
     curve: Any = field(default=None, repr=False)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pathline._forward import forward_mode
 from pathline._structure import Structure, host
+from pathline.compiled import compiled
 from pathline.controllers import PID, Controller, FixedStep, Grid, Whole
 from pathline.eventful import solve_eventful
 from pathline.events import Event
 from pathline.finishing import finish, finish_rows
-from pathline.gradients import GRADIENTS, Gradient, find_gradient
+from pathline.gradients import GRADIENTS, Backprop, Gradient, find_gradient
 from pathline.gradients.inputs import transforming
 from pathline.hooks import Hooks
+from pathline.integrals import accrue
 from pathline.loop import Problem, finite
+from pathline.mapped import solve_mapped, vmapping
 from pathline.row_eventful import solve_row_eventful
 from pathline.saving import Save
 from pathline.solution import Solution
@@ -64,8 +69,9 @@ def solve(
     clock: str = "shared",
     batch_first: bool = False,
     check_rows: bool = False,
+    integrals: Mapping[str, Any] | None = None,
     gradient: str | Gradient = "backprop",
-    compile: bool = False,
+    compile: bool | Mapping[str, Any] = False,
     max_steps: int | None = None,
     on_failure: str = "raise",
     progress: Callable[[float], None] | None = None,
@@ -100,9 +106,16 @@ def solve(
             samples that are still active; what belongs to single samples reaches it as `PerSample` leaves of ``args``.
         batch_first: on the per-sample clock, ``t``, ``ts``, ``valid`` and ``ys`` have the batch before the time.
         check_rows: on the per-sample clock, look once whether the field mixes samples, which it must not.
-        gradient: "backprop" (autograd through the steps), "checkpointed" (exact, memory of the states) or "adjoint"
-            (Chen et al. 2018), or an object such as ``Adjoint(rtol=1e-6)``.
-        compile: not available yet.
+        integrals: running costs ``q' = fn(t, y, dy)`` by name, integrated from zero beside the state, with gradients;
+            ``dy`` is the rate that the field has just returned. They are at ``solution.integrals[name]`` for the rows
+            of ``ys``. On the shared clock ``fn`` returns a tensor of any shape, ``(batch,)`` for one cost a sample; on
+            the per-sample clock one a row, ``(rows, ...)``. Steps and evaluations are those of a solve without them.
+            `KineticEnergy`, `JacobianNorm`, `ControlEffort`, `ErrorEstimate` and `StiffnessEstimate` are ready-made.
+        gradient: "backprop" (autograd through the steps), "checkpointed" (exact, memory of the states), "reversible"
+            (exact, no memory of the steps, for reversible methods) or "adjoint" (Chen et al. 2018), or an object such
+            as ``Adjoint(rtol=1e-6)`` or ``Checkpointed(schedule="logarithmic", states=100)``.
+        compile: compile the steps of an explicit method, and their derivatives, for this kind of field and shape of
+            state: some seconds once, kept on disk. True, or a mapping of options for Inductor.
         max_steps: of the solve; by default 16 384 for adaptive methods, unlimited for fixed steps.
         on_failure: "raise" a `SolveError` that carries the partial solution, or "return" that solution.
         progress: called with the fraction done, between 0 and 1, after every accepted step.
@@ -125,7 +138,22 @@ def solve(
         Hairer, Norsett, Wanner (1993), Solving Ordinary Differential Equations I.
         Chen, Rubanova, Bettencourt, Duvenaud (2018), Neural Ordinary Differential Equations.
     """
-    _refuse_unavailable(clock, compile, on_failure)
+    if torch.compiler.is_compiling():
+        from pathline.compiled.inside import solve_inside
+
+        options = {"method": method, "rtol": rtol, "atol": atol, "dt": dt, "args": args, "controller": controller}
+        options |= {"save": save, "events": events, "clock": clock, "batch_first": batch_first}
+        options |= {"check_rows": check_rows, "integrals": integrals, "gradient": gradient, "compile": compile}
+        options |= {"max_steps": max_steps, "on_failure": on_failure, "progress": progress, "hooks": hooks}
+        return solve_inside(solve, f, y0, t, options)
+    if vmapping():
+        options = {"method": method, "rtol": rtol, "atol": atol, "dt": dt, "controller": controller, "save": save}
+        options |= {"events": events, "clock": clock, "gradient": gradient, "max_steps": max_steps}
+        options |= {"on_failure": on_failure, "progress": progress, "hooks": hooks, "integrals": integrals}
+        mapped = solve_mapped(solve, f, y0, t, args, options)
+        if mapped is not None:
+            return mapped
+    _refuse_unavailable(clock, on_failure)
     _check_kinds(save, progress, hooks)
     _check_clock(find_solver(method), clock)
     per_sample = clock == "per-sample"
@@ -136,6 +164,8 @@ def solve(
     flat = y0.clone() if structure.plain else structure.ravel(y0)  # nothing inside reaches the caller's tensor
     _check_start(flat)
     solver, differentiate = find_solver(method), find_gradient(gradient)
+    if forward_mode():
+        differentiate = Backprop()  # a tangent travels with the steps: there is nothing to recompute
     term = _term(f, solver, args)
     times = row_times(t, flat, batch_first=batch_first) if per_sample else shared_times(t, flat)
     save = save or Save()
@@ -167,6 +197,11 @@ def solve(
     if check_rows and per_sample:
         _check_rows(problem, flat, args)
     named = _named(events, solver)
+    if integrals:
+        whole = accrue(problem, flat, args, integrals, named, differentiate)
+        problem, flat, args, f, named = whole.problem, whole.start, whole.args, whole.field, whole.events
+    if compile is not False:
+        problem, differentiate = compiled(problem, differentiate, compile, watched=bool(named))
     if not named:
         kept = differentiate.solve(problem, flat, times.moving, args, f)
     elif per_sample:
@@ -181,11 +216,9 @@ def solve(
 # --- checking ----------------------------------------------------------------------------------------------------
 
 
-def _refuse_unavailable(clock: str, compile: bool, on_failure: str) -> None:
+def _refuse_unavailable(clock: str, on_failure: str) -> None:
     if clock not in ("shared", "per-sample"):
         raise ValueError(f'`clock` is "shared" or "per-sample"; it is {clock!r}.')
-    if compile:
-        raise ValueError("`compile=True` is not available yet; leave it out.")
     if on_failure not in ("raise", "return"):
         raise ValueError(f'`on_failure` is "raise" or "return"; it is {on_failure!r}.')
 
@@ -221,11 +254,6 @@ def _named(events: Any, solver: Solver) -> dict[Any, Event]:
 
 def _check_start(y0: Tensor) -> None:
     if transforming():
-        if torch._C._functorch.is_batchedtensor(y0):  # pyright: ignore[reportAttributeAccessIssue]
-            raise RuntimeError(
-                "`solve` under torch.func.vmap is not available: its step sizes depend on values. Pass the batch as "
-                "the first dimension of `y0` instead."
-            )
         return
     if not finite(y0):
         bad = (~torch.isfinite(y0.detach())).nonzero()[0].tolist()

@@ -29,6 +29,9 @@ class Stats:
             batch count once.
         backward_steps, backward_evaluations: the same for the backward pass, filled in by ``backward()``; zero under
             ``gradient="backprop"``, whose backward pass reuses the recorded forward one.
+        backward_remade: steps that the backward pass made again, or undid, to get at states that had not been kept,
+            beside the ``backward_steps`` it differentiated.
+        backward_accepted, backward_rejected: of the backward steps; a step that is recomputed counts as accepted.
         rows: the counts of each sample, on the per-sample clock.
     """
 
@@ -40,4 +43,7 @@ class Stats:
     factorizations: int = 0
     backward_steps: int = 0
     backward_evaluations: int = 0
+    backward_remade: int = 0
+    backward_accepted: int = 0
+    backward_rejected: int = 0
     rows: RowStats | None = None

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from pathline._forward import forward_mode
 from pathline._structure import Structure, host, real_dtype
 from pathline.tolerance import Tolerance
 
@@ -283,7 +284,7 @@ class Bound:
         self.calls = 0
         self.low: Any = -float("inf")
         self.high: Any = float("inf")
-        self._lead = (-1,) + (1,) * (y0.dim() - 1) if structure.plain else (-1,)
+        self.lead = (-1,) + (1,) * (y0.dim() - 1) if structure.plain else (-1,)
         self._none = y0.detach()[:0] if structure.rows else y0.detach().unsqueeze(0)[:0]
         self._args: tuple[Any, Any] = (None, None)
         self._sliced: bool | None = None
@@ -327,6 +328,11 @@ class Bound:
                 log.append(self)
             self.calls += 1
 
+    def counted(self, evaluations: int) -> None:
+        """So many evaluations were made elsewhere."""
+        for _ in range(evaluations):
+            self._count()
+
     def once(self, copies: Bound) -> None:
         """Count the last evaluation of copies of these rows as one of each row."""
         if copies.calls:
@@ -337,18 +343,18 @@ class Bound:
     def time(self, t: Time) -> Tensor:
         """The tensor that the field receives: 0-d, or ``(rows, 1, ..., 1)`` (``(rows,)`` for a structured state)."""
         if isinstance(t, Tensor):
-            if t.dim() == len(self._lead) > 1:
+            if t.dim() == len(self.lead) > 1:
                 return t  # shaped already
             t = self._inside(t)
             if t.dim() == 0:
                 return t.to(device=self.device, dtype=self.dtype)
-            return t.to(device=self.device, dtype=self.dtype, copy=True).view(self._lead)
+            return t.to(device=self.device, dtype=self.dtype, copy=True).view(self.lead)
         return torch.full((), min(max(t, self.low), self.high), dtype=self.dtype, device=self.device)
 
     def shaped(self, times: Tensor) -> Tensor:
         """``(n, rows)`` times as the field receives them, ``(n, rows, 1, ..., 1)``."""
         times = self._inside(times).to(device=self.device, dtype=self.dtype)
-        return times.view(*times.shape, *self._lead[1:])
+        return times.view(*times.shape, *self.lead[1:])
 
     def _inside(self, t: Tensor) -> Tensor:
         """Times moved to their own side of a jump; their derivative stays."""
@@ -446,12 +452,14 @@ class Bound:
         try:
             return function(x.view_as(x) if torch.is_grad_enabled() and not x.requires_grad else x)
         except RuntimeError as error:
-            if "does not require grad" not in str(error) and not torch.is_inference_mode_enabled():
+            if not wants_graph(error):
                 raise
             self.differentiates = True
             return self._with_graph(function, x)
 
     def _with_graph(self, function: Callable[[Any], Any], x: Tensor) -> Any:
+        if forward_mode() or torch._C._functorch.peek_interpreter_stack() is not None:  # pyright: ignore[reportAttributeAccessIssue]
+            return inner_graph(function, x)
         if torch.is_grad_enabled():
             return function(x if x.requires_grad else x.view_as(x).requires_grad_())
         with torch.inference_mode(False), torch.enable_grad():
@@ -482,7 +490,7 @@ class Bound:
                     "as a PerSample leaf of `args`: solve(..., args=pathline.PerSample(x))."
                 )
             # A field that differentiates inside needs a graph, whatever mode the solve runs in.
-            if "does not require grad" not in str(error) and not torch.is_inference_mode_enabled():
+            if not wants_graph(error):
                 raise
             self.differentiates = True
             return self._differentiating(t, y, args)
@@ -519,6 +527,26 @@ class Bound:
                 f"Move the field with .to({y.dtype}), or pass y0.to({dy.dtype})."
             )
         return dy
+
+
+def wants_graph(error: RuntimeError) -> bool:
+    """Whether a field failed for want of a graph, or because it asked for one where a transform forbids that."""
+    text = str(error)
+    return "does not require grad" in text or "requires_grad_()" in text or torch.is_inference_mode_enabled()
+
+
+def inner_graph(function: Callable[[Any], Any], x: Any) -> Any:
+    """A graph of the field's own, inside a torch.func transform or beside tangents, which pass through it."""
+
+    def own(x: Any) -> Any:
+        allowed = torch._C._functorch.get_inplace_requires_grad_allowed()  # pyright: ignore[reportAttributeAccessIssue]
+        torch._C._functorch.set_inplace_requires_grad_allowed(True)  # pyright: ignore[reportAttributeAccessIssue]
+        try:
+            return function(x)
+        finally:
+            torch._C._functorch.set_inplace_requires_grad_allowed(allowed)  # pyright: ignore[reportAttributeAccessIssue]
+
+    return torch.func.vjp(own, x)[0]
 
 
 def _shown(t: Time) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pathline._forward import carries
+
 
 @dataclass(frozen=True)
 class Times:
@@ -31,7 +33,7 @@ class Times:
 
 def shared_times(t: Any, y0: Tensor) -> Times:
     """Times that all samples share."""
-    ts = t if isinstance(t, Tensor) else _as_times(t, y0.device)
+    ts = t if isinstance(t, Tensor) else as_times(t, y0.device)
     if ts.dim() == 2:
         raise ValueError(
             f"`t` has shape {tuple(ts.shape)}. On the shared clock all samples have the same times, a 1-d tensor; "
@@ -108,11 +110,11 @@ def _row_pair(t: Any, y0: Tensor) -> Tensor:
                 f"shapes {[tuple(x.shape) for x in wide]}. Times of each sample's own are (n, batch), or a list."
             )
         return torch.stack([x.expand(len(y0)) for x in wide])
-    return _as_times(t, y0.device)
+    return as_times(t, y0.device)
 
 
 def _moving(ts: Tensor) -> Tensor | None:
-    return ts if ts.requires_grad and torch.is_grad_enabled() else None
+    return ts if carries(ts) else None
 
 
 def _checked_kind(ts: Tensor) -> Tensor:
@@ -121,7 +123,7 @@ def _checked_kind(ts: Tensor) -> Tensor:
     return ts if ts.is_floating_point() else ts.double()  # float32 would merge large integers
 
 
-def _as_times(t: Any, device: torch.device) -> Tensor:
+def as_times(t: Any, device: torch.device) -> Tensor:
     """A sequence of numbers or 0-d tensors as float64."""
     try:
         items = [] if isinstance(t, str) else list(t)

@@ -29,6 +29,10 @@ class Tolerance:
             scale.clamp_min_(torch.finfo(scale.dtype).tiny)  # no tolerance at zero: 0/0 must not read as failure
         return scale
 
+    def resolution(self, y: Tensor) -> Tensor:
+        """What equations of a step are solved to, in the shape of the state."""
+        return self.scale(y, y)
+
     def norm(self, scaled: Tensor) -> float | Tensor:
         """The root mean square: a number, or one for each sample ``(rows,)``."""
         if self.per_sample:

@@ -83,6 +83,96 @@ def test_checkpointed_under_an_adaptive_controller():
     assert accepted[-1] > 20
 
 
+class Turning(nn.Module):
+    """A linear field that keeps the size of the state."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.net = nn.Linear(dim, dim, bias=False)
+        with torch.no_grad():
+            self.net.weight.copy_(0.1 * (self.net.weight - self.net.weight.T))
+
+    def forward(self, t, y):
+        return self.net(y)
+
+
+def long_solve(gradient, method, steps, batch=BATCH, dim=DIM):
+    """Peak bytes, and the counts, of a training step over many equal steps."""
+    torch.manual_seed(0)
+    field, y0, found = Turning(dim), torch.randn(batch, dim), []
+
+    def work():
+        solution = pathline.solve(
+            field,
+            y0,
+            (0.0, 0.01 * steps),
+            method=method,
+            controller=pathline.FixedStep(0.01),
+            gradient=gradient,
+        )
+        solution.y1.square().mean().backward()
+        found.append(solution.stats)
+        return solution
+
+    return peak_memory(work), found[0]
+
+
+@pytest.mark.parametrize(("method", "carried"), [("midpoint", 0), ("bosh3", 1)])
+def test_logarithmic_checkpoints_stay_in_their_memory(method, carried):
+    """2 000 steps, 40 states (and slopes): 1 / 50 of all, the budget and one step, and four times the evaluations."""
+    budget = 40 * (1 + carried) * STATE
+    step, _ = long_solve("backprop", method, 2)
+    peak, stats = long_solve(pathline.Checkpointed("logarithmic", memory=budget), method, 2000)
+    assert peak <= budget + step + 6 * STATE
+    assert stats.evaluations + stats.backward_evaluations <= 4 * stats.evaluations
+    assert stats.backward_steps == 2000
+
+
+@pytest.mark.reproduce
+@pytest.mark.timeout(2400)
+def test_a_hundred_thousand_steps_in_64_megabytes():
+    """A batch of 256 x 64 float32: all states would be 6.5 GB."""
+    gradient = pathline.Checkpointed("logarithmic", memory=50e6)
+    peak, stats = long_solve(gradient, "midpoint", 100_000, batch=256, dim=64)
+    assert stats.accepted == 100_000
+    assert peak <= 64e6
+    assert stats.evaluations + stats.backward_evaluations <= 4 * stats.evaluations
+
+
+def test_every_kth_state_is_a_part_of_all():
+    step, _ = long_solve("backprop", "midpoint", 2)
+    peak, stats = long_solve(pathline.Checkpointed(20), "midpoint", 400)
+    assert peak <= (20 + 20) * STATE + step + 4 * STATE
+    assert stats.backward_remade == 380
+
+
+@pytest.mark.parametrize(
+    ("method", "steps"), [("reversible_heun", 2000), (pathline.Reversible("midpoint", coupling=1.0), 500)], ids=str
+)
+def test_undone_steps_are_flat(method, steps):
+    """No more than 34 steps hold, of which sixteen states and the last are kept to compare with."""
+    few, hundred, many = (long_solve("reversible", method, n)[0] for n in (34, 100, steps))
+    assert many <= 1.01 * few
+    assert hundred <= 1.01 * few
+
+
+def test_undone_adaptive_steps_are_flat():
+    few, _ = long_solve("reversible", "reversible_heun", 34)
+    field, y0, accepted = Turning(DIM), torch.randn(BATCH, DIM), []
+
+    def work():
+        solution = pathline.solve(
+            field, y0, (0.0, 10.0), method="reversible_heun", rtol=1e-6, atol=1e-6, gradient="reversible"
+        )
+        solution.y1.square().mean().backward()
+        accepted.append(solution.stats.accepted)
+        return solution
+
+    error_norm = 3 * STATE
+    assert peak_memory(work) <= 1.01 * few + error_norm
+    assert accepted[0] > 200
+
+
 def test_backprop_holds_every_stage():
     """The count sees the tape: the bound of the checkpointed mode would fail here."""
     assert peak("backprop", "dopri5", 100) > 3.0 * 1.1 * 101 * 2 * STATE

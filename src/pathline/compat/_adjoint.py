@@ -18,6 +18,7 @@ from pathline.compat._record import RECORD
 from pathline.controllers import PID
 from pathline.gradients.adjoint import Adjoint
 from pathline.gradients.inputs import Inputs, find, mark, reached, transforming
+from pathline.gradients.interpolated import Trail
 from pathline.gradients.recompute import Recipe, bare
 from pathline.loop import Problem
 from pathline.status import SolveError
@@ -94,7 +95,7 @@ class Live(Adjoint):
             )
         return recipe
 
-    def backward(self, recipe: Recipe, *given: Any) -> list[Tensor | None]:
+    def backward(self, recipe: Recipe, trail: Trail, *given: Any) -> list[Tensor | None]:
         """The backward pass under the norm that is in force now."""
         norm = self.options["norm"]
         if norm is self.seminorm and self.hooks is None:
@@ -103,7 +104,7 @@ class Live(Adjoint):
             chosen = replace(self, norm=lambda parts: abs(norm(flat_parts(parts))))
         with RECORD.backward():
             try:
-                found = Adjoint.backward(chosen, recipe, *given)
+                found = Adjoint.backward(chosen, recipe, trail, *given)
             except SolveError as error:
                 status = error.status
                 raise ERRORS[status](str(error), error.solution, status) from None  # pyright: ignore[reportArgumentType]

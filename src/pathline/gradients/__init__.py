@@ -9,11 +9,28 @@ from pathline.gradients.adjoint import Adjoint
 from pathline.gradients.backprop import Backprop
 from pathline.gradients.base import Gradient, Kept
 from pathline.gradients.checkpointed import Checkpointed
+from pathline.gradients.implicit import Implicit
+from pathline.gradients.reversible import Reconstructed
 
-__all__ = ["GRADIENTS", "Adjoint", "Backprop", "Checkpointed", "Gradient", "Kept", "find_gradient"]
+__all__ = [
+    "GRADIENTS",
+    "Adjoint",
+    "Backprop",
+    "Checkpointed",
+    "Gradient",
+    "Implicit",
+    "Kept",
+    "Reconstructed",
+    "find_gradient",
+]
 
 #: Every gradient by its name.
-GRADIENTS: dict[str, Any] = {"backprop": Backprop(), "checkpointed": Checkpointed(), "adjoint": Adjoint()}
+GRADIENTS: dict[str, Any] = {
+    "backprop": Backprop(),
+    "checkpointed": Checkpointed(),
+    "reversible": Reconstructed(),
+    "adjoint": Adjoint(),
+}
 
 
 def find_gradient(gradient: str | Gradient) -> Gradient:

@@ -14,9 +14,12 @@ from pathline._structure import host
 from pathline.controllers import Controller
 from pathline.gradients.augmented import Backward, Controlled
 from pathline.gradients.backprop import Backprop
-from pathline.gradients.base import Kept, gather, run
+from pathline.gradients.base import Kept, alive, gather, run
+from pathline.gradients.entries import entry_by_entry
+from pathline.gradients.interpolated import Interpolated, Stations, Trail, ends_of
 from pathline.gradients.recompute import Recipe, no_forward_mode, prepare
 from pathline.gradients.row_augmented import RowBackward
+from pathline.gradients.row_interpolated import RowInterpolated
 from pathline.hooks import Hooks
 from pathline.loop import Problem, Result
 from pathline.row_saving import step_times
@@ -30,14 +33,22 @@ class Adjoint:
     """Integrate the adjoint ``a = dL/dy`` backwards in time, beside the state.
 
     ``da/dt = -a^T df/dy``, ``dL/dtheta = integral of a^T df/dtheta``; at every output time the state is set to the
-    stored row and ``a`` jumps by the row's cotangent. Memory does not grow with the number of steps. The gradient is
-    that of the exact solution, not of the computed one: it is as accurate as the tolerances, and where the backward
-    solve is unstable (dissipative or stiff fields over long times) it is wrong; `Checkpointed` is not.
+    stored row and ``a`` jumps by the row's cotangent. The gradient is that of the exact solution, not of the computed
+    one: it is as accurate as the tolerances.
 
-    Error control sees the state and the adjoint, not the parameters (the "seminorm" of Kidger et al.): these are
-    quadratures, summed by a Gauss rule over the dense output of every accepted backward step. The equation is linear in
-    ``a``, so it is integrated at unit scale: ``atol`` is relative to the largest cotangent, and a loss in other units
-    gives the same gradient. *Stable.*
+    The state along the way is chosen by ``state``. "backward" integrates it beside ``a``, and memory does not grow with
+    the number of steps; but where the forward solve contracts (dissipative or stiff fields over long times) the
+    backward one is unstable and the gradient wrong, which ``verify`` finds out. "dense" reads it from the forward
+    solve's dense output, which is kept: the equation of ``a`` alone is linear and as stable backwards as the solution
+    is forwards. "checkpoints" keeps the state at some steps and solves forward again from one to the next, so that one
+    stretch of dense output is held at a time. Their gradient is as accurate as the dense output. `Checkpointed` is
+    exact in less memory than "dense"; the interpolated adjoint is for a backward solve by another method or with
+    another tolerance.
+
+    Error control sees ``a`` (and the state, where it is integrated), not the parameters (the "seminorm" of Kidger et
+    al.): these are quadratures, summed by a Gauss rule over the dense output of every accepted backward step. The
+    equation is linear in ``a``, so it is integrated at unit scale: ``atol`` is relative to the largest cotangent, and a
+    loss in other units gives the same gradient. *Stable.*
 
     That a parameter acts only where the state shows it is an assumption: the weight of a fast oscillation breaks it
     while it is zero. With ``control_parameters=True`` one equation holds ``(a_t, y, a, a_theta...)``, as in the paper:
@@ -50,12 +61,19 @@ class Adjoint:
         control_parameters: whether the adjoints of time and parameters are under error control.
         norm: how a scaled error is measured. With ``control_parameters`` it maps ``(a_t, y, a, *a_theta)`` to a number,
             ``y`` and ``a`` in the structure of the state; by default the largest of the parts' root mean squares;
-            "seminorm" leaves time and parameters out, and these are quadratures again. Without, it maps ``(y, a)``.
+            "seminorm" leaves time and parameters out, and these are quadratures again. Without, it maps ``(y, a)``, or
+            ``(a,)`` where the state is not integrated.
         max_steps: of the backward solve between two output times.
         hooks: called by the backward solve, with states in the parts that ``norm`` receives.
+        state: where the backward solve has the state from: "backward", "dense" or "checkpoints".
+        checkpoints: how many states ``state="checkpoints"`` keeps at most, spread evenly over the steps. On the
+            per-sample clock the rows that are returned serve instead.
+        verify: with ``state="backward"``, compare the state where the backward solve meets a stored row, and warn if it
+            misses by more than a hundredth of its size.
 
     Raises:
-        ValueError: a negative tolerance, a method that does not exist, or another name of a norm.
+        ValueError: a negative tolerance, a method that does not exist, another name of a norm or of where the state
+            comes from, or ``control_parameters`` where the state is not integrated.
 
     Example:
         >>> import torch, pathline
@@ -69,6 +87,9 @@ class Adjoint:
     References:
         Chen, Rubanova, Bettencourt, Duvenaud (2018), Neural Ordinary Differential Equations, appendix B and C.
         Kidger, Chen, Lyons (2021), "Hey, that's not an ODE": Faster ODE adjoints via seminorms.
+        Kim, Ji, Deng, Ma, Rackauckas (2021), Stiff neural ordinary differential equations.
+        Ma, Dixit, Innes, Guo, Rackauckas (2021), A comparison of automatic differentiation and continuous sensitivity
+        analysis for derivatives of differential equation solutions.
     """
 
     method: str | Solver | None = None
@@ -79,8 +100,20 @@ class Adjoint:
     norm: Callable[[Any], Tensor | float] | str | None = None
     max_steps: int | None = None
     hooks: Hooks | None = None
+    state: str = "backward"
+    checkpoints: int = 32
+    verify: bool = True
 
     def __post_init__(self) -> None:
+        if self.state not in ("backward", "dense", "checkpoints"):
+            raise ValueError(f'`state` is "backward", "dense" or "checkpoints"; it is {self.state!r}.')
+        if self.state != "backward" and self.controls:
+            raise ValueError(
+                f"`control_parameters` integrates the state beside the adjoint, and state={self.state!r} does not. "
+                'Leave one of them out, or set norm="seminorm".'
+            )
+        if isinstance(self.checkpoints, bool) or not isinstance(self.checkpoints, int) or self.checkpoints < 1:
+            raise ValueError(f"`checkpoints` is a positive whole number; it is {self.checkpoints!r}.")
         for name in ("rtol", "atol"):
             value = getattr(self, name)
             if isinstance(value, int | float) and not 0 <= value < float("inf"):
@@ -92,17 +125,26 @@ class Adjoint:
                 f'`norm` is "seminorm", a function of the parts of the error, or None; it is {self.norm!r}.'
             )
 
+    @property
+    def controls(self) -> bool:
+        """Whether time and parameters are under error control."""
+        return self.control_parameters and self.norm != "seminorm"
+
     def prepare(self, problem: Problem, y0: Tensor, args: Any, field: Any) -> Recipe:
         """What the solve depends on: every tensor that the field reads."""
         return prepare(problem, y0, args, field)
 
     def missed(self, message: str, worst: float) -> None:
         """Say that the backward solve did not return to where the forward one had been, by a part ``worst``."""
-        warnings.warn(f'{message} Use gradient="checkpointed", which is exact.', stacklevel=3)
+        warnings.warn(
+            f'{message} Use gradient="checkpointed", which is exact, or Adjoint(state="dense"), which reads the state '
+            "from the forward solve.",
+            stacklevel=3,
+        )
 
-    def backward(self, recipe: Recipe, *given: Any) -> list[Tensor | None]:
+    def backward(self, recipe: Recipe, trail: Trail, *given: Any) -> list[Tensor | None]:
         """The backward pass, see `sweep`."""
-        return sweep(self, recipe, *given)
+        return sweep(self, recipe, *given, trail=trail)
 
     def solve(self, problem: Problem, y0: Tensor, t: Tensor | None, args: Any, field: Any) -> Kept:
         """Solve under one autograd function; ``Save(fn=...)`` is applied to its rows."""
@@ -113,13 +155,19 @@ class Adjoint:
             )
         if problem.at_rest or not torch.is_grad_enabled():
             return Backprop().solve(problem, y0, t, args, field)
+        if self.state != "backward" and getattr(problem.solver, "whole", False):
+            raise ValueError(
+                f'Adjoint(state={self.state!r}) reads the state from dense output, and "{problem.solver.name}" keeps '
+                'none. Leave `state` out, or use another method, such as "bdf".'
+            )
         plain = replace(problem, save=replace(problem.save, fn=None))
         recipe = self.prepare(plain, y0, args, field)
         solve = _Run(self, recipe)
-        rows, y1 = _Solve.apply(solve, y0, t, *recipe.inputs.tensors)
+        rows, y1, *_ = _Solve.apply(solve, y0, t, *recipe.inputs.tensors)
         kept = solve.kept
         y1 = _end(problem, kept, rows, y1)
-        curve = None if kept.curve is None else _NoGradient.apply(kept.curve, rows)
+        curve = None if solve.curve is None else _NoGradient.apply(solve.curve, rows)
+        solve.curve = None
         return Kept((rows,), curve, y1, kept.result, kept.reached)
 
 
@@ -139,24 +187,62 @@ class _Run:
         self.config, self.recipe = config, recipe
         self.kept: Any = None
         self.times: Any = []
+        #: The dense output, where the user asked for it.
+        self.curve: Tensor | None = None
+        self.trail = Trail(())
 
-    def forward(self, y0: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, y0: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Rows, the last state, and what the backward solve is to find of the states between them."""
         recipe, problem = self.recipe, self.recipe.problem
+        wanted = problem.save.dense
+        stations = Stations(self.config.checkpoints)
+        if self.config.state == "dense":
+            problem = replace(problem, save=replace(problem.save, dense=True))
+        elif self.config.state == "checkpoints" and not problem.per_sample:
+            problem = replace(problem, hooks=stations.watching(problem.hooks))
         with torch.no_grad(), recipe.forward(tensors) as args:
             result = run(problem, y0, args, slope=recipe.slope)
-            kept = self.kept = gather(problem, result)
+            left = self._left(problem, result, stations, wanted=wanted)
+            kept = self.kept = gather(recipe.problem, result)
         recipe.slope = None
         self.times = _row_times(problem, kept) if problem.per_sample else _times(problem, result)
         for piece in result.pieces:
             piece.outputs = ()
+            if problem.per_sample:
+                piece.curve = None
         rows, y1 = kept.rows[0], kept.y1.clone()
-        kept.rows = result.first = ()
-        return rows.clone() if rows._is_view() else rows, y1
+        self.curve = kept.curve
+        kept.rows, kept.curve = (), None
+        result.first = ()
+        return rows.clone() if rows._is_view() else rows, y1, *left
+
+    def _left(self, problem: Problem, result: Any, stations: Stations, *, wanted: bool) -> list[Tensor]:
+        """What the backward solve will read; where it goes with each."""
+        ends = result.pieces if problem.per_sample else ends_of(problem.times[0], result.pieces)
+        self.trail = Trail(ends, list(stations.states))
+        if self.config.state != "dense" or not result.pieces:
+            return [y.clone() for y in stations.states.values()]
+        if problem.per_sample:
+            return [torch.cat([piece.curve for piece in result.pieces])]
+        curves = [piece.outputs[-1] for piece in result.pieces]
+        if wanted:
+            return [curve.clone() for curve in curves]
+        for piece in result.pieces:
+            piece.outputs = piece.outputs[:-1]
+        return curves
 
     def backward(
-        self, rows: Tensor, y1: Tensor, g: Tensor | None, g_y1: Tensor | None, t: Tensor | None, tensors: Any
+        self,
+        rows: Tensor,
+        y1: Tensor,
+        g: Tensor | None,
+        g_y1: Tensor | None,
+        t: Tensor | None,
+        left: Sequence[Tensor],
+        tensors: Any,
     ) -> list[Tensor | None]:
         """The state at the end joins the rows: an event or a failure may have ended the solve between two of them."""
+        trail = replace(self.trail, left=left)
         g = torch.zeros_like(rows) if g is None else g
         g_y1 = torch.zeros_like(y1) if g_y1 is None else g_y1
         if self.recipe.problem.per_sample:
@@ -166,7 +252,7 @@ class _Run:
             n = len(self.times) - 1
             rows, g = rows[:n], g[:n]
         ends = [torch.cat([rows, y1.unsqueeze(0)]), torch.cat([g, g_y1.unsqueeze(0)])]
-        g_y0, g_t, *g_tensors = self.config.backward(self.recipe, self.times, *ends, t, tensors)
+        g_y0, g_t, *g_tensors = self.config.backward(self.recipe, trail, self.times, *ends, t, tensors)
         return [g_y0, None if g_t is None else self._requested(g_t), *g_tensors]
 
     def _requested(self, slopes: Tensor) -> Tensor:
@@ -202,25 +288,28 @@ def _row_times(problem: Problem, kept: Kept) -> Tensor:
 
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(run: _Run, y0: Tensor, t: Tensor | None, *tensors: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(run: _Run, y0: Tensor, t: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return run.forward(y0, tensors)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         run, _, t, *tensors = inputs
-        ctx.run = run
+        ctx.run, ctx.inputs = run, len(tensors)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(t, *output, *tensors)
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.save_for_backward(t, *tensors, *output)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         raise no_forward_mode()
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor | None, g_y1: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, g: Tensor | None, g_y1: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         run: _Run = ctx.run
-        t, rows, y1, *tensors = ctx.saved_tensors
-        return None, *run.backward(rows, y1, g, g_y1, t, tensors)
+        saved: list[Any] = alive(ctx.saved_tensors)
+        t, *rest = saved
+        tensors, (rows, y1, *left) = rest[: ctx.inputs], rest[ctx.inputs :]
+        return None, *entry_by_entry(lambda gs: run.backward(rows, y1, gs[0], gs[1], t, left, tensors), [g, g_y1])
 
 
 class _NoGradient(torch.autograd.Function):
@@ -254,6 +343,7 @@ def sweep(
     t: Tensor | None,
     tensors: Sequence[Tensor],
     keep: Callable[[Result, Tensor], None] | None = None,
+    trail: Trail | None = None,
 ) -> list[Tensor | None]:
     """Gradients of the start, the times and the inputs, from the cotangents ``g`` of the rows.
 
@@ -267,6 +357,7 @@ def sweep(
         t: the requested times, where they require grad; then the derivatives by ``times`` are among the results.
         tensors: the inputs of the field.
         keep: called with each interval's solve (dense) and the scale of its adjoint.
+        trail: where the state is found, unless it is integrated backwards.
     """
     create_graph = torch.is_grad_enabled()
     if create_graph and t is not None:
@@ -274,11 +365,7 @@ def sweep(
             'Second derivatives with respect to `t` are not offered by gradient="adjoint". Use gradient="checkpointed".'
         )
     problem = recipe.problem
-    controlled = config.control_parameters and config.norm != "seminorm"
-    if controlled and problem.per_sample:
-        raise ValueError('`control_parameters` is for clock="shared"; with one clock a sample leave it out.')
-    kind = RowBackward if problem.per_sample else Controlled if controlled else Backward
-    backward = kind(config, recipe, tensors, create_graph, timed=t is not None)
+    backward = _backward(config, recipe, tensors, create_graph, trail, timed=t is not None)
     with backward.tape.open(), torch.set_grad_enabled(create_graph):
         adjoint = torch.zeros_like(rows[0])
         slopes: list[Tensor] = []
@@ -294,5 +381,23 @@ def sweep(
         backward.warn()
     stats = problem.stats
     stats.backward_steps += backward.stats.steps
+    stats.backward_accepted += backward.stats.accepted
+    stats.backward_rejected += backward.stats.rejected
     stats.backward_evaluations += backward.stats.evaluations
     return [adjoint + g[0], g_t, *backward.totals()]
+
+
+def _backward(
+    config: Adjoint, recipe: Recipe, tensors: Sequence[Tensor], create_graph: bool, trail: Trail | None, *, timed: bool
+) -> Backward:
+    per_sample = recipe.problem.per_sample
+    if config.controls and per_sample:
+        raise ValueError(
+            '`control_parameters` is for clock="shared": with one clock a sample every sample would carry the '
+            "gradients of all parameters. Leave it out."
+        )
+    if config.state == "backward" or trail is None:
+        kind = RowBackward if per_sample else Controlled if config.controls else Backward
+        return kind(config, recipe, tensors, create_graph, timed=timed)
+    kind = RowInterpolated if per_sample else Interpolated
+    return kind(config, recipe, tensors, create_graph, timed=timed, trail=trail)

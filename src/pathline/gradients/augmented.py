@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,11 @@ class Backward:
 
     #: Where the pair is stacked. Implicit methods find the samples of a batch in the first dimension.
     axis = 0
+    #: What to do where the backward solve fails.
+    remedy = (
+        'Solving the state backwards is unstable here. Use gradient="checkpointed", which is exact and needs no '
+        'backward solve, or Adjoint(state="dense"), which reads the state from the forward solve.'
+    )
 
     def __init__(
         self, config: Adjoint, recipe: Recipe, inputs: Sequence[Tensor], create_graph: bool, *, timed: bool
@@ -113,12 +120,16 @@ class Backward:
     @property
     def through(self) -> bool:
         """Whether the rates are differentiated: for second derivatives, or for a Jacobian of an implicit method."""
-        return self.create_graph or torch.is_grad_enabled()
+        return torch.is_grad_enabled()
 
-    def rates(self, t: Tensor, state: Tensor, samples: Tensor | None = None) -> Tensor:
-        """``d/dt (y, a) = (f, -a^T df/dy)``."""
-        y, a = self.unpack(state, state)
-        dy, (da,) = self._pull(t, y, a, parameters=False)
+    def pair(self, t: Any, state: Tensor, samples: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``y`` and the scaled ``a`` at a time inside an interval."""
+        return self.unpack(state, state)
+
+    def rates(self, t: Tensor, state: Tensor, samples: Tensor | None = None, field: Bound | None = None) -> Tensor:
+        """``d/dt (y, a) = (f, -a^T df/dy)``; with the ``field`` a part of the whole, its part."""
+        y, a = self.pair(t, state)
+        dy, (da,) = self._pull(t, y, a, parameters=False, field=field)
         assert dy is not None
         down = torch.zeros_like(a) if da is None else -da
         return self.pack(dy if self.through else dy.detach(), down, state)
@@ -145,7 +156,7 @@ class Backward:
             half, middle = (last - first) / 2, (first + last) / 2
             times = [middle + half * node for node in self.nodes]
             for s, weight, state in zip(times, self.weights, step.rows(times), strict=True):
-                y, adjoint = self.unpack(state, scale)
+                y, adjoint = self.pair(s, state)
                 _, grads = self._pull(s, y, adjoint * (scale * (-half * weight)), parameters=True)
                 self.total.add(grads)
 
@@ -175,23 +186,33 @@ class Backward:
         keep: Callable[[Result, Tensor], None] | None,
     ) -> Tensor:
         """The adjoint carried from ``t1``, where the state is ``y``, back to ``t0``, where it was ``before``."""
+        back, adjoint = self.carried(t1, t0, y, adjoint, keep)
+        if back is not None and self.config.verify:
+            with torch.no_grad():
+                size = torch.stack([before.abs().max(), y.abs().max()]).max().clamp_min(1e-6)
+                self.missed.append((back - before).abs().max() / size)
+        return adjoint
+
+    def carried(
+        self, t1: float, t0: float, y: Tensor, adjoint: Tensor, keep: Callable[[Result, Tensor], None] | None
+    ) -> tuple[Tensor | None, Tensor]:
+        """The state, None where there is nothing to solve, and the adjoint, solved back to ``t0``."""
         with torch.no_grad():
             scale = adjoint.abs().max() if adjoint.numel() else adjoint.abs().sum()
         if t0 == t1 or (keep is None and not scale.item()):
-            return adjoint
+            return None, adjoint
         scale = torch.where(scale == 0, torch.ones_like(scale), scale)
         start = self.pack(y, adjoint / scale, scale)
         problem = self._problem(t1, t0, start, scale, dense=keep is not None)
         result = integrate(problem, start, None)
         if not result.status:
-            raise ERRORS[result.status](_failed(result, t1, t0), None, result.status)
+            raise ERRORS[result.status](f"{_failed(result, t1, t0)} {self.remedy}", None, result.status)
         if keep is not None:
             keep(result, scale)
+        # The length that the clock would have tried next; what an output time cut short says little.
+        self.first_step = result.dt or self.first_step
         back, adjoint = self.unpack(result.y1, scale)
-        with torch.no_grad():
-            size = torch.stack([before.abs().max(), y.abs().max()]).max().clamp_min(1e-6)
-            self.missed.append((back - before).abs().max() / size)
-        return adjoint * scale
+        return back, adjoint * scale
 
     def warn(self) -> None:
         """Say so where the state, integrated backwards, did not come back to where it had been."""
@@ -211,9 +232,7 @@ class Backward:
         hooks = config.hooks or Hooks()
 
         def accepted(a: Any, b: Any, state: Tensor, step: Any) -> None:
-            first, last = host(a), host(b)
-            self.first_step = abs(last - first) if self.first_step is None or last != t0 else self.first_step
-            self.accepted(first, last, step, scale)
+            self.accepted(host(a), host(b), step, scale)
             if config.hooks is not None:
                 hooks.on_accept(a, b, self.parts(state, scale), step)  # pyright: ignore[reportArgumentType]
 
@@ -257,17 +276,32 @@ class Backward:
         norm = self.config.norm
         return (lambda scaled: norm(self.parts(scaled))) if callable(norm) else None
 
-    def _pull(self, t: Any, y: Tensor, a: Tensor, *, parameters: bool) -> tuple[Tensor | None, Sequence[Tensor | None]]:
+    def _pull(
+        self, t: Any, y: Tensor, a: Tensor, *, parameters: bool, field: Bound | None = None
+    ) -> tuple[Tensor | None, Sequence[Tensor | None]]:
         """The rate, and ``a^T df`` by the state or by the parameters."""
+        return self._pull_at(self.field if field is None else field, t, host(t), y, a, parameters)
+
+    def _pull_at(
+        self, field: Bound, t: Any, at: float, y: Tensor, a: Tensor, parameters: bool
+    ) -> tuple[Tensor | None, Sequence[Tensor | None]]:
+        moving = isinstance(t, Tensor) and t.requires_grad  # Rosenbrock methods differentiate by time
 
         def piece(own: Sequence[Any], _: Any, args: Any) -> Sequence[Tensor | None]:
-            return [self.field.rate(t, own[0], args)]
+            return [field.rate(own[1] if moving else t, own[0], args)]
 
-        keep = not parameters
-        dy, g_own, _, g_inputs = self.tape.pull(
-            piece, [y], [a], host(t), parameters=parameters, keep=keep, through=self.through
+        dy, g_own, _, g_inputs = self.current_tape().pull(
+            piece, [y, t] if moving else [y], [a], at, parameters=parameters, keep=not parameters, through=self.through
         )
-        return dy, g_inputs if parameters else g_own
+        return dy, g_inputs if parameters else g_own[:1]
+
+    def current_tape(self) -> Tape:
+        """The tape; one that records no graph in iterations and error estimates, whose numbers alone are wanted."""
+        if not self.create_graph or self.tape.transform or torch.is_grad_enabled():
+            return self.tape
+        plain = copy.copy(self.tape)
+        plain.create_graph = False
+        return plain
 
 
 class Controlled(Backward):
@@ -325,15 +359,18 @@ class Controlled(Backward):
             value = value.item()
         return self.layout.broadcast(value, start, name)
 
-    def rates(self, t: Tensor, state: Tensor, samples: Tensor | None = None) -> Tensor:
+    def rates(self, t: Tensor, state: Tensor, samples: Tensor | None = None, field: Bound | None = None) -> Tensor:
         """``d/dt (a_t, y, a, a_theta) = (-a^T df/dt, f, -a^T df/dy, -a^T df/dtheta)``."""
+        whole = self.field if field is None else field
         _, y, a, *_ = self._leaves(state)
-        own = [self._narrow(y), t] if self.timed else [self._narrow(y)]
+        moving = self.timed or t.requires_grad
+        own = [self._narrow(y), t] if moving else [self._narrow(y)]
 
         def piece(own: Sequence[Any], _: Any, args: Any) -> Sequence[Tensor | None]:
-            return [self.field.rate(own[1] if self.timed else t, own[0], args)]
+            return [whole.rate(own[1] if moving else t, own[0], args)]
 
-        dy, g_own, _, g_inputs = self.tape.pull(piece, own, [self._narrow(a)], host(t), keep=True, through=self.through)
+        tape = self.current_tape()
+        dy, g_own, _, g_inputs = tape.pull(piece, own, [self._narrow(a)], host(t), keep=True, through=self.through)
         assert dy is not None
         g_time = g_own[1] if self.timed else None
         pulled = zip((g_time, g_own[0], *g_inputs), (self.sums[0], a, *self.sums[1:]), strict=True)
@@ -382,14 +419,25 @@ def _rms(x: Tensor) -> float:
 
 
 class Augmented(Term):
-    """The augmented system as a term."""
+    """The augmented system as a term; that of a part of a `Sum` where ``part`` is its number."""
 
-    def __init__(self, backward: Backward) -> None:
+    def __init__(self, backward: Backward, part: int | None = None) -> None:
         self.backward = backward
+        self.field = None if part is None else backward.field.parts[part]
+
+    @cached_property
+    def stiff(self) -> Augmented:
+        """The first part, which is the stiff part of the augmented system too."""
+        return Augmented(self.backward, 0)
+
+    @cached_property
+    def nonstiff(self) -> Augmented:
+        """The other part."""
+        return Augmented(self.backward, 1)
 
     def rate(self, t: Tensor, y: Tensor, args: Any) -> Tensor:
         """The rates; ``args`` are the samples, on the per-sample clock."""
-        return self.backward.rates(t, y) if args is None else self.backward.rates(t, y, args)
+        return self.backward.rates(t, y, args, self.field)
 
     def kick(self, t: Tensor, q: Tensor, args: Any) -> Tensor:
         """That of the state and of its adjoint."""
@@ -407,7 +455,4 @@ def _failed(result: Result, t1: float, t0: float) -> str:
         Status.NON_FINITE: "became infinite or NaN",
         Status.NEWTON: "did not converge in its Newton iteration",
     }.get(result.status, f"ended early ({result.status.value})")
-    return (
-        f"The adjoint, integrated backwards from t = {t1:g} to {t0:g}, {reason} at t = {result.t1:g}: solving the "
-        'state backwards is unstable here. Use gradient="checkpointed", which is exact and needs no backward solve.'
-    )
+    return f"The adjoint, integrated backwards from t = {t1:g} to {t0:g}, {reason} at t = {result.t1:g}."

@@ -154,15 +154,25 @@ def timed(problem: Problem, t: Tensor | None, args: Any) -> dict[str, Any]:
 # --- vector-Jacobian products ------------------------------------------------------------------------------------
 
 
+def alive(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The tensors inside wrappers that outlived their transform, as where torch.func.vjp has returned.
+
+    Such a wrapper says of its tensor what held inside.
+    """
+    return [None if x is None else torch._C._functorch.unwrap_if_dead(x) for x in tensors]  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def aliases(tensors: Sequence[Tensor | None], create_graph: bool) -> list[Tensor | None]:
     """Fresh names for inputs of a recomputation, so that its graph ends at them.
 
     With ``create_graph`` they stay linked to the originals; a gradient with respect to an alias still stops there.
     """
+    tensors = alive(tensors)
     if create_graph:
-        return [
-            None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in tensors
-        ]
+        with torch.enable_grad():  # asked for under no_grad, they would lose their link
+            return [
+                None if x is None else x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in tensors
+            ]
     return [None if x is None else x.detach().requires_grad_() for x in tensors]
 
 

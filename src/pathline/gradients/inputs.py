@@ -63,18 +63,28 @@ class Inputs:
                     "need that. Pass it in `args`."
                 )
         before = [(place, place.get()) for places in self.places for place in places]
+        _SWAPS[0] += 1
         try:
             for tensor, places in zip(tensors, self.places, strict=True):
                 for place in places:
                     place.put(tensor)
             yield self.current_args()
         finally:
+            _SWAPS[0] += 1
             for place, value in before:
                 place.put(value)
 
     def current_args(self) -> Any:
         """``args`` with what stands in place now."""
         return self.args if self._arg_spec is None else pytree.tree_unflatten(self._arg_leaves, self._arg_spec)
+
+
+_SWAPS = [0]
+
+
+def swaps() -> int:
+    """Changes whenever a field begins to read other tensors than it did."""
+    return _SWAPS[0]
 
 
 def find(f: Any, args: Any) -> Inputs:

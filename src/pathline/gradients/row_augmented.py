@@ -34,11 +34,11 @@ class RowBackward(Backward):
         """A tolerance of the state serves both parts."""
         return value.unsqueeze(1) if isinstance(value, Tensor) and value.dim() else value
 
-    def rates(self, t: Tensor, state: Tensor, samples: Tensor | None = None) -> Tensor:
+    def rates(self, t: Tensor, state: Tensor, samples: Tensor | None = None, field: Bound | None = None) -> Tensor:
         """``d/dt (y, a) = (f, -a^T df/dy)`` of some samples."""
         assert samples is not None
-        y, a = self.unpack(state, state)
-        dy, (da,) = self._pull_rows(samples, t.reshape(-1), y, a, parameters=False)
+        y, a = self.pair(t.reshape(-1), state, samples)
+        dy, (da,) = self._pull_rows(samples, t.reshape(-1), y, a, parameters=False, field=field)
         assert dy is not None
         down = torch.zeros_like(a) if da is None else -da
         return self.pack(dy if self.through else dy.detach(), down, state)
@@ -61,12 +61,26 @@ class RowBackward(Backward):
         keep: Callable[..., None] | None,
     ) -> Tensor:
         """The adjoints carried from ``t1`` back to ``t0``, ``(batch,)`` each."""
+        back, after = self.carried(t1, t0, y, adjoint, keep)
+        if back is not None and self.config.verify:
+            batch = len(y)
+            with torch.no_grad():
+                still = (t0 == t1) | (adjoint.abs().reshape(batch, -1).amax(1) == 0)
+                size = torch.maximum(before.abs(), y.abs()).reshape(batch, -1).amax(1).clamp_min(1e-6)
+                miss = (back - before).abs().reshape(batch, -1).amax(1) / size
+                self.missed.append(torch.where(still, 0.0, miss).max())
+        return after
+
+    def carried(
+        self, t1: Any, t0: Any, y: Tensor, adjoint: Tensor, keep: Callable[..., None] | None
+    ) -> tuple[Tensor | None, Tensor]:
+        """The states, None where there is nothing to solve, and the adjoints, solved back to ``t0``."""
         batch = len(y)
         with torch.no_grad():
             scale = adjoint.abs().reshape(batch, -1).amax(1) if adjoint.numel() else torch.zeros_like(t0)
             still = (t0 == t1) | (scale == 0)
             if bool(still.all()):
-                return adjoint
+                return None, adjoint
             scale = torch.where(scale == 0, torch.ones_like(scale), scale)
         wide = spread(scale, y)
         start = self.pack(y, adjoint / wide, wide)
@@ -78,20 +92,14 @@ class RowBackward(Backward):
             status = CODES[int(result.code[sample])]
             raise ERRORS[status](
                 f"The adjoint of sample {sample}, integrated backwards from t = {float(t1[sample]):g} to "
-                f"{float(t0[sample]):g}, failed at t = {float(result.t1[sample]):g} ({status.value}): solving the "
-                'state backwards is unstable here. Use gradient="checkpointed", which is exact and needs no backward '
-                "solve.",
+                f"{float(t0[sample]):g}, failed at t = {float(result.t1[sample]):g} ({status.value}). {self.remedy}",
                 None,
                 status,
             )
         known = torch.zeros_like(result.dt) if self.step is None else self.step
         self.step = torch.where(result.dt > 0, result.dt, known)
         back, carried = self.unpack(result.y1, wide)
-        with torch.no_grad():
-            size = torch.maximum(before.abs(), y.abs()).reshape(batch, -1).amax(1).clamp_min(1e-6)
-            miss = (back - before).abs().reshape(batch, -1).amax(1) / size
-            self.missed.append(torch.where(still, 0.0, miss).max())
-        return torch.where(spread_mask(still, adjoint), adjoint, carried * wide)
+        return back, torch.where(spread_mask(still, adjoint), adjoint, carried * wide)
 
     def _rows_problem(self, times: Tensor, start: Tensor, scale: Tensor) -> Problem:
         rtol, atol = self.tolerance(self.rtol, start, "rtol"), self.tolerance(self.atol, start, "atol")
@@ -135,26 +143,18 @@ class RowBackward(Backward):
         for node, weight in zip(self.nodes, self.weights, strict=True):
             theta = (1 + float(node)) / 2
             state = horner(curve, theta)
-            y, a = self.unpack(state, state)
-            factor = spread(scale * (-half * float(weight)), a)
             t = t0 + theta * (t1 - t0)
+            y, a = self.pair(t, state, step.index)
+            factor = spread(scale * (-half * float(weight)), a)
             _, grads = self._pull_rows(step.index, t, y, a * factor, parameters=True)
             self.total.add(grads)
 
     def _pull_rows(
-        self, samples: Tensor, t: Tensor, y: Tensor, a: Tensor, *, parameters: bool
+        self, samples: Tensor, t: Tensor, y: Tensor, a: Tensor, *, parameters: bool, field: Bound | None = None
     ) -> tuple[Tensor | None, Sequence[Tensor | None]]:
         """The rate of some samples, and ``a^T df`` by their states or by the parameters."""
-        field = self.field.select(samples)
-
-        def piece(own: Sequence[Any], _: Any, args: Any) -> Sequence[Tensor | None]:
-            return [field.rate(t, own[0], args)]
-
-        keep = not parameters
-        dy, g_own, _, g_inputs = self.tape.pull(
-            piece, [y], [a], float(t.detach()[0]), parameters=parameters, keep=keep, through=self.through
-        )
-        return dy, g_inputs if parameters else g_own
+        part = (self.field if field is None else field).select(samples)
+        return self._pull_at(part, t, float(t.detach()[0]), y, a, parameters)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

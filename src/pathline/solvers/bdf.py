@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pathline._forward import moves
 from pathline.solvers.base import Memory
 from pathline.solvers.curves import Curve
 from pathline.solvers.newton import Newton, Spectrum, Stages
@@ -297,7 +298,7 @@ def _moved(history: History, t0: Time, t1: Time) -> History:
     if isinstance(length, Tensor):
         with torch.no_grad():
             same = (length - old).abs() <= 1e-15 * abs(t1) + 1e-14 * length.abs()
-        if not length.requires_grad and bool(same.all()):
+        if not moves(length) and bool(same.all()):
             return history
         length = length.double()
     elif abs(length - old) <= 1e-15 * abs(t1) + 1e-14 * abs(length):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pathline._forward import recording
 from pathline.solvers.base import Memory, Weights, combine, hermite, sparse, spread
 from pathline.solvers.curves import Curve
 from pathline.solvers.implicit_tableaus import DIAGONAL
@@ -120,7 +121,7 @@ class DIRK:
         return DIRKStep(self, term, t0, t1, y, systems.state(y1), ks, args, work, self._estimate(work, stages, dt, ks))
 
     def _first(self, term: Bound, t0: Time, y: Tensor, args: Any, work: Work) -> Tensor:
-        if work.f0 is not None and not torch.is_grad_enabled():
+        if work.f0 is not None and not recording():
             return work.f0
         return work.systems.flat(term.rate(t0, y, args))
 

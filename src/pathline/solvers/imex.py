@@ -48,7 +48,6 @@ class IMEX:
     stiffly_accurate = False
     fsal = False
     dense_order = 3
-    gradients = ("backprop", "checkpointed")
     gains = (0.0, 1.0, 0.0)
     #: A step that would grow by less keeps its length, and with it its factors.
     deadband = 1.2

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pathline._forward import forward_mode
 from pathline.solvers.krylov import Products
 
 if TYPE_CHECKING:
@@ -330,5 +331,7 @@ def _as_pairs(matrix: Tensor) -> Tensor:
 
 
 def transforming() -> bool:
-    """Whether a torch.func transform is active."""
+    """Whether derivatives are to be taken by torch.func: inside one of its transforms, or where tangents travel."""
+    if forward_mode():
+        return True
     return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pathline._forward import recording
 from pathline.solvers.iteration import Iteration, Judge, numbers
 from pathline.solvers.jacobians import linearize, products, split, transforming
 from pathline.solvers.linear import Factors
@@ -147,7 +148,7 @@ class Work:
         tolerance = self.term.tolerance
         if self._scale is None and tolerance is not None:
             y = self.systems.state(self.start)
-            self._scale = self.systems.scale(tolerance.scale(y, y)).unsqueeze(1)
+            self._scale = self.systems.scale(tolerance.resolution(y)).unsqueeze(1)
         return self._scale
 
     # --- solving
@@ -165,7 +166,7 @@ class Work:
         """
         if not stages.base.numel():
             return stages.base.unsqueeze(1).expand(-1, stages.stages, -1), None
-        graph = torch.is_grad_enabled()
+        graph = recording()
         known = graph and (
             transforming() or stages.base.requires_grad or (isinstance(stages.h, Tensor) and stages.h.requires_grad)
         )
@@ -176,7 +177,11 @@ class Work:
             self._iterate(run)
             if self.bad.any():
                 run.z = torch.where(self.tensor(self.bad).reshape(-1, 1, 1), 0.0, run.z)
-        z = attach(stages, run.z, free=self.free) if known or run.tracked else run.z
+        if known or run.tracked:
+            z = attach(stages, run.z, free=self.free)
+        else:
+            settle = getattr(self.term.term, "settle", None)
+            z = run.z if settle is None else settle(stages, run.z)
         return z, self.bad if self.bad.any() else None
 
     def _iterate(self, run: Iteration) -> None:

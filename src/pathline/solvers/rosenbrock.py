@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pathline._forward import recording
 from pathline.solvers.base import Memory, Weights, sparse, spread
 from pathline.solvers.curves import Curve
 from pathline.solvers.jacobians import Systems, linearize, split, transforming
@@ -115,7 +116,7 @@ class Rosenbrock:
     def step(self, term: Bound, t0: Time, t1: Time, y: Tensor, args: Any, carry: Any) -> RosenbrockStep:
         """One step."""
         moving = isinstance(t1, Tensor) and t1.requires_grad
-        graph = torch.is_grad_enabled() and (y.requires_grad or moving or transforming())
+        graph = recording() and (y.requires_grad or moving or transforming())
         known = carry.tree if isinstance(carry, Memory) else None
         if known is not None and graph and not known[1].requires_grad:
             known = None

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pathline._forward import moves, recording
 from pathline._structure import host, real_dtype
 from pathline.status import Status
 
@@ -181,7 +182,7 @@ class ScipyStep:
 
 def refuse_graph(name: str, term: Bound, t0: float, y: Tensor, args: Any) -> None:
     """Raise where autograd would want a graph that scipy doesn't leave."""
-    if torch.is_grad_enabled() and (y.requires_grad or term.rate(t0, y, args).requires_grad):
+    if recording() and (moves(y) or term.rate(t0, y, args).requires_grad):
         raise ValueError(
             f'"{name}" leaves no graph to differentiate. Use gradient="adjoint", torch.no_grad(), or another method, '
             'such as "bdf".'

@@ -12,7 +12,7 @@ from torch import Tensor
 import pathline
 from pathline.terms import Separable, Sum
 
-Mode = Literal["backprop", "checkpointed", "adjoint"]
+Mode = Literal["backprop", "checkpointed", "reversible", "adjoint"]
 
 
 def finite_difference(function: Callable[[Tensor], Tensor], at: Tensor, *, step: float = 2e-3) -> Tensor:
@@ -53,7 +53,9 @@ def relative_error(found: Tensor, truth: Tensor) -> float:
 
 def modes(method: str) -> tuple[Mode, ...]:
     """The gradient modes that work with a method."""
-    return getattr(pathline.METHODS[method], "gradients", ("backprop", "checkpointed", "adjoint"))
+    solver = pathline.METHODS[method]
+    undone: tuple[Mode, ...] = ("reversible",) if hasattr(solver, "inverse") else ()
+    return getattr(solver, "gradients", ("backprop", "checkpointed", *undone, "adjoint"))
 
 
 def _field(t: Tensor, y: Tensor, weight: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ def check_gradient(method: str, gradient: Mode = "backprop") -> None:
 
     Args:
         method: a name from ``pathline.METHODS``.
-        gradient: "backprop", "checkpointed" or "adjoint".
+        gradient: "backprop", "checkpointed", "reversible" or "adjoint".
 
     Raises:
         AssertionError: a gradient differs; the text says to what, and by how much.
@@ -143,7 +145,7 @@ def _check_exact(method: str, gradient: Mode, *, backward: bool) -> None:
         if not solver.adaptive:
             _compare(f"dL/dt, {label}", found[2], slopes[2], closer_in_time)
             return
-    if gradient == "checkpointed":  # the steps of the plain mode, which is held to the solution's derivatives below
+    if gradient != "backprop":  # the steps of the plain mode, which is held to the solution's derivatives below
         plain = _gradients(method, inputs, gradient="backprop", **_loose(solver))
         for name, a, b in zip(("y0", "args", "t"), found, plain, strict=True):
             _compare(f"dL/d{name}, {label}, against backprop", a, b, 1e-7)

@@ -335,11 +335,6 @@ def test_times_with_gradient_and_rows_at_other_times():
         pathline.solve(decay, Y0, t, save=pathline.Save(steps=True))
 
 
-def test_vmap_is_refused_with_the_reason():
-    with pytest.raises(RuntimeError, match=r"`solve` under torch\.func\.vmap is not available: .* first dimension"):
-        torch.func.vmap(lambda y: pathline.solve(decay, y, (0.0, 1.0)).y1)(Y0)
-
-
 def test_progress_runs_from_zero_to_one():
     for t in ((0.0, 2.0), (2.0, 0.0)):
         heard = []

@@ -1,0 +1,479 @@
+"""`advise`: methods and gradients, tried on a user's own field within a time."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pathline._random import restored, snapshot
+from pathline._structure import Structure
+from pathline.advising.advice import Advice, Facts, Trial
+from pathline.advising.choosing import choose
+from pathline.advising.looking import Rate, kinked_layers, looks_smooth, steepness
+from pathline.gradients import GRADIENTS
+from pathline.gradients.inputs import find
+from pathline.hooks import Hooks
+from pathline.solvers import METHODS, Reversible
+from pathline.solving import TOLERANCES, solve
+from pathline.terms import ODE, Term
+from pathline.testing.memory import TensorMemory
+
+#: Methods that are tried first, with plain backpropagation.
+EXPLICIT, STIFF = ("tsit5", "dopri5", "dopri8", "bosh3"), ("rodas5p", "kvaerno5", "bdf")
+#: Systems of more unknowns are not given to methods that need their Jacobian.
+LARGE = 256
+#: Parts of the time for the reference, and for looking at the field.
+REFERENCE, LOOKING = 0.3, 0.15
+#: Work that takes longer, in seconds, is reported as it goes on.
+QUIET = 3.0
+#: Steps that a trial may take, at most.
+MOST = 20_000
+#: A trial may take so many times the quickest one so far.
+PATIENT = 4.0
+#: Steps of a method that takes equal ones.
+STEPS = 100
+#: Repetitions of a quick trial.
+REPEATS = 3
+
+
+class OutOfTime(Exception):
+    """The time for this piece of work is over."""
+
+
+def advise(
+    f: Callable[..., Any] | Term,
+    y0: Any,
+    t: Tensor | Sequence[float],
+    args: Any = None,
+    *,
+    loss: Callable[[Any], Tensor] | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    methods: Sequence[str] | None = None,
+    gradients: Sequence[str] | None = None,
+    memory: int | None = None,
+    budget: float = 30.0,
+    progress: Callable[[str], None] | None = None,
+) -> Advice:
+    """Try methods and gradients on a field, and say which serve it best.
+
+    Every pair takes one training step: a solve and the gradient of a loss by the start and by all parameters. States
+    and gradients are compared with those of a much tighter solve, in double precision where the field is a module that
+    can be converted. The field is also looked at along its solution: how steep and how stiff it is, whether it has
+    kinks, whether a solve finds its way back. No gradient is accumulated anywhere, and torch's random generator stands
+    afterwards where it stood before. *Experimental.*
+
+    Args:
+        f: the field, as `solve` takes it.
+        y0: the start; a few samples of the batch are enough.
+        t: the times of the training step.
+        args: handed to the field.
+        loss: a function of ``solution.ys``; by default the mean of all squares.
+        rtol: tolerances to compare at; by default those of `solve`.
+        atol: alike.
+        methods: names to try; by default some explicit and some stiff ones, and reversible ones.
+        gradients: names to try; by default all, where a method offers them.
+        memory: bytes that a training step may take; pairs that need more are not recommended.
+        budget: seconds; work beyond is left out, and the table says so.
+        progress: called with a line before each trial; by default, when work lasts, they are written to the standard
+            error.
+
+    Returns:
+        An `Advice`: a table of `Trial`, ``.recommended``, ``.why``, ``.line``; ``print`` shows it all.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong, as for `solve`; the budget is not positive, or a name unknown.
+
+    Example:
+        >>> import torch, pathline
+        >>> advice = pathline.advise(lambda t, y: -y, torch.ones(4, 2), (0.0, 1.0), methods=["tsit5"])
+        >>> advice.recommended.method, advice.facts.stiff, advice.facts.smooth
+        ('tsit5', False, True)
+
+    References:
+        Hairer, Wanner (1996), Solving Ordinary Differential Equations II, IV.2 (stiffness); Gholami, Keutzer, Biros
+        (2019), ANODE (solving back as a check).
+    """
+    if not budget > 0:
+        raise ValueError(f"`budget` is a positive number of seconds; it is {budget!r}.")
+    for name, given, registry in (("methods", methods, METHODS), ("gradients", gradients, GRADIENTS)):
+        unknown = [x for x in given or () if x not in registry]
+        if unknown:
+            raise ValueError(f"`{name}` holds {unknown[0]!r}; there are {', '.join(registry)}.")
+    bench = _Bench(f, y0, t, args, loss, rtol, atol, budget, progress)
+    device = bench.task.t.device
+    with restored(snapshot(device), device):
+        return bench.go(methods, gradients, memory)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A training step: what is solved, and what it is differentiated by."""
+
+    f: Any
+    y0: Any
+    t: Tensor
+    args: Any
+    loss: Callable[[Any], Tensor]
+    rtol: float
+    atol: float
+
+    def leaves(self) -> list[Tensor]:
+        """The tensors to differentiate by: the start, then what the field reads."""
+        starts = [x for x in pytree.tree_leaves(self.y0) if x.requires_grad]
+        inputs = find(self.f, self.args).tensors
+        return [*starts, *(x for x in inputs if not any(x is y for y in starts))]
+
+    def precisely(self) -> _Task | None:
+        """The same in double precision; None where the field cannot be converted."""
+        module = isinstance(self.f, nn.Module)
+        kinds = {x.dtype for x in pytree.tree_leaves(self.y0)}
+        if kinds <= {torch.float64, torch.complex128}:
+            return self
+        if not module:
+            return None
+        if pytree.tree_any(lambda x: isinstance(x, nn.Module), self.args):
+            return None
+        args = pytree.tree_map(lambda x: _double(x) if isinstance(x, Tensor) else x, self.args)
+        f = copy.deepcopy(self.f).double()
+        return replace(self, f=f, y0=pytree.tree_map(_double, self.y0), t=self.t.double(), args=args)
+
+
+def _double(x: Tensor) -> Tensor:
+    if not (x.is_floating_point() or x.is_complex()):
+        return x
+    return x.detach().to(torch.complex128 if x.is_complex() else torch.float64).requires_grad_(x.requires_grad)
+
+
+def mean_square(ys: Any) -> Tensor:
+    """The mean of the squares of all numbers."""
+    leaves = pytree.tree_leaves(ys)
+    total = torch.stack([x.abs().square().sum() for x in leaves]).sum()
+    return total / sum(x.numel() for x in leaves)
+
+
+class _Bench:
+    """One call of `advise`: the field, the clock, and what is known so far."""
+
+    def __init__(
+        self,
+        f: Any,
+        y0: Any,
+        t: Any,
+        args: Any,
+        loss: Any,
+        rtol: Any,
+        atol: Any,
+        budget: float,
+        progress: Callable[[str], None] | None,
+    ) -> None:
+        self.begun, self.budget, self.progress = time.perf_counter(), budget, progress
+        structure = Structure(y0)
+        start = pytree.tree_map(lambda x: x.detach().clone().requires_grad_(), y0)
+        first = pytree.tree_leaves(start)[0]
+        real = first.real if first.is_complex() else first
+        times = t.detach() if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64).to(real)
+        if times.dim() != 1 or len(times) < 2 or times[0] == times[-1]:
+            raise ValueError(f"`t` is a 1-d tensor of times from a first to another last one; it is {t!r}.")
+        usual = TOLERANCES[real.dtype]
+        self.asked = {name: float(x) for name, x in (("rtol", rtol), ("atol", atol)) if x is not None}
+        rtol, atol = (b if a is None else float(a) for a, b in zip((rtol, atol), usual, strict=True))
+        self.task = _Task(f, start, times, args, loss or mean_square, rtol, atol)
+        self.span = abs(float(times[-1] - times[0]))
+        self.unknowns = first[0].numel() if structure.plain and first.dim() > 1 else sum(structure.widths)
+        self.rows: Any = None
+        self.gradient: Any = None
+        self.reference = ""
+        self.quickest = math.inf
+        self.facts = Facts()
+        self.shown = f"{_name(f)} from t = {float(times[0]):g} to {float(times[-1]):g}, state {structure}, {real.dtype}"
+        self.shown += f", rtol={rtol:g}, atol={atol:g}."
+
+    # --- the whole
+
+    def go(self, methods: Sequence[str] | None, gradients: Sequence[str] | None, memory: int | None) -> Advice:
+        """Look, make a reference, try, choose."""
+        self._probe()
+        self._look()
+        self._reference()
+        trials: list[Trial] = []
+        for method, gradient in self._first(methods, gradients):
+            trials.append(self._try(method, gradient))
+        for method, gradient in self._second(methods, gradients, trials):
+            trials.append(self._try(method, gradient))
+        recommended, why = choose(trials, self.facts, self.task.rtol, memory)
+        line = "" if recommended is None else self._line(recommended)
+        about = f"{self.shown} Reference: {self.reference or 'none could be made'}."
+        return Advice(about, self.facts, tuple(trials), recommended, why, line)
+
+    def _line(self, trial: Trial) -> str:
+        method = trial.method if trial.method.startswith("pathline.") else f'"{trial.method}"'
+        more = "" if self.task.args is None else ", args=args"
+        if trial.method in METHODS and not METHODS[trial.method].adaptive:
+            more += f", dt={self.span / STEPS:g}"
+        else:
+            more += "".join(f", {name}={value:g}" for name, value in self.asked.items())
+        return f'pathline.solve(f, y0, t, method={method}{more}, gradient="{trial.gradient}")'
+
+    def left(self) -> float:
+        """Seconds."""
+        return self.budget - (time.perf_counter() - self.begun)
+
+    def _until(self, seconds: float) -> Hooks:
+        """Hooks that end a solve when its time is over."""
+        end = time.perf_counter() + seconds
+
+        def check(*_: Any) -> None:
+            if time.perf_counter() > end:
+                raise OutOfTime
+
+        return Hooks(on_step=check)
+
+    def _say(self, text: str) -> None:
+        if self.progress is not None:
+            self.progress(text)
+        elif time.perf_counter() - self.begun > QUIET:
+            sys.stderr.write(f"pathline.advise: {text}\n")
+
+    # --- the field
+
+    def _probe(self) -> None:
+        """One step: what is wrong with the arguments is said here, and not in every row."""
+        task = self.task
+        with torch.no_grad():
+            solve(task.f, task.y0, task.t, args=task.args, method="euler", dt=self.span, on_failure="return")
+
+    def _look(self) -> None:
+        """Facts about the field, those that can be had."""
+        self._say("looking at the field")
+        task = self.task
+        found: dict[str, Any] = {"kinks": kinked_layers(task.f, task.args)}
+        end = time.perf_counter() + LOOKING * self.budget
+        points = _spread(task.t, 5)
+        try:
+            with torch.no_grad():
+                options = {
+                    "args": task.args,
+                    "rtol": task.rtol,
+                    "atol": task.atol,
+                    "hooks": self._until(end - time.perf_counter()),
+                }
+                ahead = solve(task.f, task.y0, points, **options)
+                step = self.span / max(ahead.stats.accepted, 1)
+        except Exception:  # noqa: BLE001  (the rows will say what is wrong)
+            self.facts = Facts(**found)
+            return
+        rate, states = self._rate(), [pytree.tree_map(lambda x, i=i: x[i], ahead.ys) for i in range(len(points))]
+        flat, times = [rate.flat(y) for y in states], points.tolist()
+        for estimate in (self._back_again, self._steep, self._smooth):
+            if time.perf_counter() > end:
+                break
+            try:
+                found |= estimate(rate, times, flat, step, ahead)
+            except Exception:  # noqa: BLE001  (an estimate that this field does not allow)
+                continue
+        self.facts = Facts(**found)
+
+    def _rate(self) -> Rate:
+        task = self.task
+        term = task.f if isinstance(task.f, Term) else ODE(task.f)
+        return Rate(lambda t, y: term.rate(t, y, task.args), pytree.tree_map(torch.Tensor.detach, task.y0))  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _back_again(
+        self, rate: Rate, times: list[float], states: list[Tensor], step: float, ahead: Any
+    ) -> dict[str, Any]:
+        task = self.task
+        with torch.no_grad():
+            back = solve(
+                task.f, ahead.y1, [times[-1], times[0]], args=task.args, rtol=task.rtol, atol=task.atol,
+                on_failure="return", hooks=self._until(LOOKING * self.budget), max_steps=20 * ahead.stats.steps + 100,
+            )  # fmt: skip
+        size = torch.stack([z.abs().max() for z in states]).max()
+        missed = (rate.flat(back.y1) - states[0]).abs().max() / size
+        return {"back_again": float(missed) if back.status else math.inf}
+
+    def _steep(self, rate: Rate, times: list[float], states: list[Tensor], step: float, ahead: Any) -> dict[str, Any]:
+        pairs = [steepness(rate, t, z) for t, z in zip(times, states, strict=True)]
+        lipschitz, fastest = (max(x) for x in zip(*pairs, strict=True))
+        found: dict[str, Any] = {"lipschitz": lipschitz, "fastest": fastest, "stiffness": fastest * step}
+        # On the edge of stability for many steps: there the steps cannot follow the error.
+        found["stiff"] = bool(fastest * step > 1.5 and ahead.stats.accepted > 20)
+        return found
+
+    def _smooth(self, rate: Rate, times: list[float], states: list[Tensor], step: float, ahead: Any) -> dict[str, Any]:
+        known = kinked_layers(self.task.f, self.task.args)
+        return {"smooth": not known and looks_smooth(rate, times, states)}
+
+    # --- the reference
+
+    def _reference(self) -> None:
+        """Rows and gradient of a tight solve; looser, or by another method, where time is short."""
+        end = time.perf_counter() + min(REFERENCE * self.budget, self.left())
+        precise = None
+        try:
+            precise = self.task.precisely()
+        except Exception:  # noqa: BLE001  (a field that cannot be copied or converted)
+            precise = None
+        order = ["dopri8", "rodas5p"]
+        if self.facts.stiff and self.unknowns <= LARGE:
+            order.reverse()
+        plans = [
+            (task, m, tight)
+            for task in (precise, self.task)
+            if task is not None
+            for tight in (1e-3, 1e-1)
+            for m in order
+        ]
+        for task, method, tight in plans:
+            left = end - time.perf_counter()
+            if left <= 0:
+                return
+            if METHODS[method].name == "rodas5p" and self.unknowns > LARGE:
+                continue
+            exact = pytree.tree_leaves(task.y0)[0].dtype in (torch.float64, torch.complex128)
+            floor = (1e-10, 1e-12) if exact else (2e-6, 1e-8)
+            rtol, atol = (max(tight * x, least) for x, least in zip((task.rtol, task.atol), floor, strict=True))
+            self._say(f"the reference: {method} with rtol={rtol:g}")
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    rows, gradient, _ = self._step(task, method, "checkpointed", rtol, atol, left / 2)
+            except Exception:  # noqa: BLE001  (the next plan may do)
+                continue
+            self.rows, self.gradient = rows, gradient
+            self.reference = f"{method} in {'double' if exact else 'single'} precision, rtol={rtol:.0e}"
+            return
+
+    # --- trials
+
+    def _first(self, methods: Sequence[str] | None, gradients: Sequence[str] | None) -> list[tuple[str, str]]:
+        """All methods with one gradient."""
+        names = methods or ((*STIFF, *EXPLICIT) if self.facts.stiff else (*EXPLICIT, *STIFF))
+        return [(name, (gradients or ["backprop"])[0]) for name in names]
+
+    def _second(
+        self, methods: Sequence[str] | None, gradients: Sequence[str] | None, trials: list[Trial]
+    ) -> list[tuple[str, str]]:
+        """The other gradients, for the methods that have done best; all, where methods were asked for."""
+        good = sorted((x for x in trials if x.ok), key=lambda x: x.seconds or math.inf)
+        known = [x for x in good if x.error is None or x.error <= 100 * self.task.rtol] or good
+        best = [x.method for x in known[:2]] if methods is None else list(methods)
+        others = [g for g in gradients or GRADIENTS if g != (gradients or ["backprop"])[0]]
+        pairs = [(m, g) for m in best for g in others if g != "reversible" or getattr(METHODS[m], "reversible", False)]
+        if methods is None and "reversible" in others:
+            pairs += [("reversible_heun", "reversible"), ('pathline.Reversible("tsit5")', "reversible")]
+        return pairs
+
+    def _try(self, method: str, gradient: str) -> Trial:
+        """One row; whatever goes wrong is written in it."""
+        blank = Trial(method, gradient)
+        if self.left() <= 0:
+            return replace(blank, note="not tried: the budget was spent")
+        solver = Reversible("tsit5") if method.startswith("pathline.") else METHODS[method]
+        if solver.needs != "rate":
+            return replace(blank, note="not tried: it takes the field in parts")
+        if getattr(solver, "implicit", False) and self.unknowns > LARGE:
+            return replace(blank, note=f"not tried: Jacobians of {self.unknowns} unknowns")
+        self._say(f"{method} with {gradient}")
+        share = min(max(self.left() / 4, 0.1), max(PATIENT * self.quickest, 0.5))
+        begun = time.perf_counter()
+        try:
+            with warnings.catch_warnings(record=True) as said, _Watched(share) as memory:
+                warnings.simplefilter("always")
+                rows, found, first = self._step(self.task, solver, gradient, self.task.rtol, self.task.atol, share)
+            self.quickest = min(self.quickest, time.perf_counter() - begun)
+            seconds = self._timed(solver, gradient, share)
+        except OutOfTime:
+            return replace(blank, note=f"given up: it takes more than {share:.2g} s where memory is counted")
+        except Exception as error:  # noqa: BLE001  (one row is no reason to lose the others)
+            return replace(blank, note=_reason(error))
+        stats = first.stats
+        return replace(
+            blank,
+            error=None if self.rows is None else _distance(rows, self.rows, worst=True),
+            gradient_error=None if self.gradient is None else _distance(found, self.gradient, worst=False),
+            seconds=seconds,
+            steps=stats.accepted,
+            evaluations=stats.evaluations,
+            backward_evaluations=stats.backward_evaluations,
+            bytes=memory.peak,
+            note="; ".join(["fixed steps"] * (not solver.adaptive) + [_reason(x.message) for x in said[:1]]),
+        )
+
+    def _timed(self, solver: Any, gradient: str, share: float) -> float:
+        """The shortest of a few repetitions, of which a long trial gets one."""
+        times: list[float] = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            while not times or (len(times) < REPEATS and sum(times) < 0.1):
+                begun = time.perf_counter()
+                self._step(self.task, solver, gradient, self.task.rtol, self.task.atol, 2 * share)
+                times.append(time.perf_counter() - begun)
+        return min(times)
+
+    def _step(
+        self, task: _Task, method: Any, gradient: str, rtol: float, atol: float, seconds: float
+    ) -> tuple[Tensor, Tensor, Any]:
+        """A training step: rows, gradient, and the solution."""
+        solver = METHODS[method] if isinstance(method, str) else method
+        options: dict[str, Any] = {"rtol": rtol, "atol": atol} if solver.adaptive else {"dt": self.span / STEPS}
+        with torch.enable_grad():
+            solution = solve(
+                task.f, task.y0, task.t, args=task.args, method=solver, gradient=gradient, max_steps=MOST,
+                hooks=self._until(seconds), **options,
+            )  # fmt: skip
+            value = task.loss(solution.ys)
+            leaves = task.leaves()
+            grads = torch.autograd.grad(value, leaves, allow_unused=True)
+        found = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
+        return _joined(pytree.tree_leaves(solution.ys)), _joined(found), solution
+
+
+class _Watched(TensorMemory):
+    """Memory, and an end to work that takes too long, in whatever pass."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.end = time.perf_counter() + seconds
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if time.perf_counter() > self.end:
+            raise OutOfTime
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """One vector of double precision; a complex number counts as two."""
+    parts = [torch.view_as_real(x.detach()) if x.is_complex() else x.detach() for x in tensors]
+    return torch.cat([x.reshape(-1).double() for x in parts])
+
+
+def _distance(a: Tensor, b: Tensor, *, worst: bool) -> float:
+    kind: Any = math.inf if worst else 2
+    size = torch.linalg.vector_norm(b, ord=kind).clamp_min(1e-300)
+    return float(torch.linalg.vector_norm(a - b, ord=kind) / size)
+
+
+def _spread(t: Tensor, n: int) -> Tensor:
+    return torch.linspace(float(t[0]), float(t[-1]), n, dtype=torch.float64, device=t.device).to(t.dtype)
+
+
+def _name(f: Any) -> str:
+    return getattr(f, "__name__", type(f).__name__)
+
+
+def _reason(error: Any) -> str:
+    """The first sentence of a message."""
+    text = " ".join(str(error).split())
+    sentence = text.partition(". ")[0].rstrip(".")
+    return f"{type(error).__name__}: {sentence[:150]}"

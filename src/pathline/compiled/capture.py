@@ -1,0 +1,213 @@
+"""What a field computes, and from which tensors: traced by TorchDynamo, which also watches that the trace stays true.
+
+Dynamo's backend usually runs the graph. Ours only takes note of it: calling the traced function checks Dynamo's guards
+(training flags, attributes, closures, globals, shapes, dtypes, autocast) in some twenty microseconds, and tells the graph
+that is valid now and the very tensors that it reads now. So a graph is never stale, and is checked once a solve instead
+of once a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pathline.terms import Bound
+
+#: Graphs of one kind of field (of one class, of one function's code) before Dynamo gives up.
+LIMIT = 256
+
+
+#: What was traced and compiled so far in this process: fields, and programs made of them.
+COUNTS = {"fields": 0, "programs": 0}
+
+
+class Untraceable(Exception):
+    """The field cannot be compiled; the text says why."""
+
+
+@dataclass
+class Graph:
+    """A field as a graph of tensor operations, valid for one shape of state.
+
+    Attributes:
+        module: takes the tensors that the field reads, in Dynamo's order; returns dy of the flat state.
+        programs: what was compiled of it.
+    """
+
+    module: torch.fx.GraphModule
+    programs: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Reading:
+    """A graph, and what it reads.
+
+    Attributes:
+        tensors: parameters, buffers and other tensors; None in the places of time and state.
+        time, leaves: the places of time and of the leaves of the state; None where the field does not read it.
+    """
+
+    graph: Graph
+    tensors: list[Tensor | None]
+    time: int | None
+    leaves: list[int | None]
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """The tensors beside time and state."""
+        return [x for x in self.tensors if x is not None]
+
+
+_NOTED = threading.local()
+
+
+def read(term: Bound, t: Any, y: Tensor, args: Any) -> Reading:
+    """The graph of a term at a state like ``y``.
+
+    Raises:
+        Untraceable: the field does what a graph cannot say.
+    """
+    with torch.enable_grad():  # where a field turns gradients off, the graph must know to turn them on again
+        time = term.time(t).detach()
+        state = term.structure.unravel(y.detach())
+        leaves = [x.detach() for x in pytree.tree_leaves(state)]
+        state = pytree.tree_unflatten(leaves, pytree.tree_structure(state))
+        _NOTED.graph, _NOTED.reading = None, True
+        try:
+            _traced(code_of(term.term))(term.term, term.structure, time, state, None if args is None else term.given(args))
+        except Untraceable:
+            raise
+        except Exception as error:
+            raise Untraceable(_reason(error)) from error
+        finally:
+            _NOTED.reading = False
+    if _NOTED.graph is None:
+        raise Untraceable("nothing in it depends on a tensor")
+    graph, tensors = _NOTED.graph, list(_NOTED.tensors)
+    _NOTED.graph = _NOTED.tensors = None
+    places = [next((i for i, x in enumerate(tensors) if x is leaf), None) for leaf in (time, *leaves)]
+    for place in places:
+        if place is not None:
+            tensors[place] = None
+    return Reading(graph, tensors, places[0], places[1:])
+
+
+def _rate(term: Any, structure: Any, t: Tensor, state: Any, args: Any) -> Tensor:
+    """What Dynamo traces. The clone makes an output even of a field that returns what it was given."""
+    return structure.ravel(term.rate(t, state, args)).clone()
+
+
+#: The traced function for every kind of field, as long as that lives.
+_TRACED: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = weakref.WeakKeyDictionary()
+
+
+def _traced(code: Any) -> Callable[..., Any]:
+    found = _TRACED.get(code)
+    if found is None:
+        _keep_quiet()
+        # A cache of its own for every kind of field: Dynamo's belong to a code object and hold eight entries.
+        found = torch.compile(
+            _rate, backend=_note, fullgraph=True, dynamic=False, recompile_limit=LIMIT, isolate_recompiles=True
+        )
+        _TRACED[code] = found
+    return found
+
+
+@functools.cache
+def _keep_quiet() -> None:
+    """What PyTorch's own insides warn of while they trace our fields is not the user's business."""
+    from torch._dynamo.callback import on_compile_end, on_compile_start
+
+    def begin(_: Any) -> None:
+        if getattr(_NOTED, "reading", False):
+            _NOTED.quiet = quietly()
+            _NOTED.quiet.__enter__()
+
+    def end(_: Any) -> None:
+        quiet = getattr(_NOTED, "quiet", None)
+        if quiet is not None:
+            _NOTED.quiet = None
+            quiet.__exit__(None, None, None)
+
+    on_compile_start(begin)
+    on_compile_end(end)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """No warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def code_of(f: Any) -> Any:
+    """What tells kinds of fields apart: the class of a module, the code of a function."""
+    while True:
+        if isinstance(f, functools.partial):
+            f = f.func
+        elif getattr(f, "__func__", None) is not None:
+            f = f.__func__
+        elif not isinstance(f, nn.Module) and callable(getattr(f, "f", None)):
+            f = f.f
+        else:
+            return getattr(f, "__code__", type(f))
+
+
+def _note(module: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
+    """Dynamo's backend: takes note of graph and inputs, and computes nothing."""
+    _refuse_effects()
+    for x in examples:
+        if not isinstance(x, Tensor):
+            raise Untraceable(f"it reads a number that became an input of its graph ({x})")
+    graph = Graph(_without_clone(module))
+    COUNTS["fields"] += 1
+    nothing = tuple(torch.empty(0) for _ in graph.module.graph.output_node().args[0])  # pyright: ignore
+
+    def noted(*inputs: Tensor) -> tuple[Tensor, ...]:
+        _NOTED.graph, _NOTED.tensors = graph, inputs
+        return nothing
+
+    return noted
+
+
+def _refuse_effects() -> None:
+    """A field that counts its calls, or fills a list, would do so once a solve instead of once an evaluation."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    effects = InstructionTranslator.current_tx().output.side_effects
+    changed = [v.source.name for v in effects.id_to_variable.values() if v.source and effects.is_modified(v)]
+    if changed:
+        names = ", ".join(name.replace("L['term'].f", "f").replace("L['term']", "f") for name in changed)
+        raise Untraceable(f"it changes {names} while it computes (solution.stats counts evaluations)")
+
+
+def _without_clone(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    output = module.graph.output_node()
+    (last,) = output.args[0]  # pyright: ignore
+    if last.op == "call_method" and last.target == "clone":
+        output.replace_input_with(last, last.args[0])
+        module.graph.erase_node(last)
+        module.recompile()
+    return module
+
+
+def _reason(error: Exception) -> str:
+    """The first lines of an error, as the reason of a fallback."""
+    cause = error
+    while cause.__cause__ is not None and not isinstance(cause, Untraceable):
+        cause = cause.__cause__
+    if isinstance(cause, Untraceable):
+        return str(cause)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {'. '.join(lines[:2])}"

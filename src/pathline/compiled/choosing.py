@@ -1,0 +1,76 @@
+"""Whether a solve can be compiled, and how."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pathline.compiled.gradient import Whole
+from pathline.compiled.solver import Compiled
+from pathline.controllers import PID
+from pathline.gradients.backprop import Backprop
+from pathline.gradients.base import Gradient
+from pathline.gradients.checkpointed import Checkpointed
+from pathline.loop import Problem
+from pathline.solvers.runge_kutta import RungeKutta
+from pathline.tolerance import Tolerance
+
+
+def compiled(
+    problem: Problem, gradient: Gradient, options: bool | Mapping[str, Any], *, watched: bool
+) -> tuple[Problem, Gradient]:
+    """The solve with compiled steps and its gradient, or as they are where they cannot be compiled.
+
+    Args:
+        problem: the solve.
+        gradient: how it is differentiated.
+        options: True, or options of Inductor.
+        watched: events look into every step.
+
+    Raises:
+        TypeError: ``options`` is neither.
+    """
+    if not isinstance(options, bool | Mapping):
+        raise TypeError(
+            "`compile` is True, False, or a mapping of options for Inductor such as "
+            f'{{"max_autotune": True}}; it is {options!r}.'
+        )
+    if options is False or os.environ.get("PATHLINE_COMPILE") == "0":
+        return problem, gradient
+    solver = problem.solver
+    if type(solver) is not RungeKutta:
+        _said_once(f'"{solver.name}" is not an explicit Runge-Kutta method')
+        return problem, gradient
+    if problem.per_sample:
+        _said_once('clock="per-sample" steps a batch that shrinks')
+        return problem, gradient
+    if problem.term.empty().is_complex():
+        _said_once("Inductor has no kernels for complex numbers")
+        return problem, gradient
+    adapts = isinstance(problem.controller, PID)
+    ordinary = adapts and problem.controller.norm is None and type(problem.term.tolerance) is Tolerance
+    error = "ratio" if ordinary else "estimate" if adapts else ""
+    keeps_all = type(gradient) is Checkpointed and gradient == Checkpointed()
+    steps = Compiled(
+        solver,
+        problem.times,
+        rows=not problem.save.steps,
+        dense=problem.save.dense or watched,
+        error=error,
+        recompute=not isinstance(gradient, Backprop),
+        options={} if options is True else dict(options),
+    )
+    problem = replace(problem, solver=steps)
+    return problem, Whole(gradient) if keeps_all or isinstance(gradient, Backprop) else gradient
+
+
+_SAID: set[str] = set()
+
+
+def _said_once(reason: str) -> None:
+    if reason not in _SAID:
+        _SAID.add(reason)
+        warnings.warn(f"`compile=True`: {reason}, and its steps run as they are.", RuntimeWarning, stacklevel=4)

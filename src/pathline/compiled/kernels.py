@@ -1,0 +1,270 @@
+"""Compiled kernels of a function of tensors and of its vector-Jacobian product.
+
+The function's joint forward-and-backward graph is traced once and cut in two, so that what is cheap to keep is kept and
+the rest computed again. Both halves are compiled by Inductor and called without the guards of torch.compile, which
+`capture` has checked already. All of PyTorch that is not public is named in this file; where an entry is missing,
+torch.compile compiles the two halves instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pathline.compiled.capture import Untraceable, quietly
+
+#: A line on stderr after so many seconds of compiling.
+PATIENCE = 3.0
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+class Kernel:
+    """A compiled function.
+
+    Args:
+        function: takes tensors, returns a tuple of tensors.
+        examples: tensors like those that it will be called with.
+        options: of Inductor.
+        label: what is being compiled, for the line on stderr.
+    """
+
+    def __init__(
+        self, function: Function, examples: Sequence[Tensor], options: dict, label: str
+    ) -> None:
+        with _patiently(label), quietly():
+            try:
+                self._call = _inductor(*_traced(function, examples), options)
+            except _MISSING:
+                self._call = _by_compile(function, options)
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return tuple(self._call(list(tensors)))
+
+
+class Pair:
+    """A compiled function and the pull-back of cotangents through it.
+
+    Args:
+        function, examples, options, label: as in `Kernel`.
+        wanted: places of the tensors whose cotangents are asked for.
+        pulled: places of the outputs that have cotangents.
+        recompute: keep as little as can be, and compute the rest again.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        examples: Sequence[Tensor],
+        options: dict,
+        label: str,
+        *,
+        wanted: Sequence[int],
+        pulled: Sequence[int],
+        recompute: bool,
+    ) -> None:
+        self.function, self.wanted, self.pulled = function, list(wanted), list(pulled)
+        with torch.no_grad():
+            self.shapes = [y.shape for y in function(*[x.detach() for x in examples])]
+        self.outputs = len(self.shapes)
+        with _patiently(label), quietly():
+            try:
+                self._forward, self._backward = _halves(self, examples, options, recompute=recompute)
+            except _MISSING:
+                self._forward, self._backward = _halves_by_compile(self, examples, options)
+
+    def forward(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], list[Any]]:
+        """The outputs, and what `backward` needs."""
+        values = self._forward(list(tensors))
+        return tuple(values[: self.outputs]), list(values[self.outputs :])
+
+    def backward(self, saved: Sequence[Any], cotangents: Sequence[Tensor]) -> list[Tensor | None]:
+        """The cotangents of the wanted tensors."""
+        return list(self._backward([*saved, *cotangents]))
+
+    def joint(self, primals: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Any]:
+        """Outputs, then the cotangents of the wanted tensors, in plain operations."""
+        with torch.enable_grad():
+            outputs = self.function(*primals)
+            grads = self.pull(outputs, primals, cotangents)
+        zeros = [torch.zeros_like(primals[i]) if g is None else g for i, g in zip(self.wanted, grads, strict=True)]
+        return [*outputs, *zeros]
+
+    def pull(
+        self, outputs: Sequence[Tensor], primals: Sequence[Tensor], cotangents: Sequence[Any], **options: bool
+    ) -> list[Tensor | None]:
+        """Vector-Jacobian products by autograd."""
+        pairs = [
+            (outputs[i], g)
+            for i, g in zip(self.pulled, cotangents, strict=True)
+            if g is not None and outputs[i].requires_grad
+        ]
+        if not pairs:
+            return [None] * len(self.wanted)
+        wanted = [primals[i] for i in self.wanted]
+        live = [x for x in wanted if x.requires_grad]
+        grads = iter(
+            torch.autograd.grad([y for y, _ in pairs], live, [g for _, g in pairs], allow_unused=True, **options)
+        )
+        return [next(grads) if x.requires_grad else None for x in wanted]
+
+
+# --- Inductor ----------------------------------------------------------------------------------------------------
+
+_MISSING = (ImportError, AttributeError, TypeError)
+
+
+def _halves(pair: Pair, examples: Sequence[Tensor], options: dict, *, recompute: bool) -> Any:
+    from torch._functorch.partitioners import default_partition, min_cut_rematerialization_partition
+
+    n = pair.outputs
+    with torch.no_grad():
+        outputs = pair.function(*[x.detach() for x in examples])
+    cotangents = [torch.empty_like(outputs[i]) for i in pair.pulled]
+    primals = [x.detach().requires_grad_(i in pair.wanted) for i, x in enumerate(examples)]
+    module, mode = _traced(lambda *x: pair.joint(x[: len(examples)], x[len(examples) :]), [*primals, *cotangents])
+    _name_inputs(module, len(examples))
+    cut = default_partition if recompute else min_cut_rematerialization_partition
+    forward, backward = cut(module, None, num_fwd_outputs=n, static_lifetime_input_indices=[])  # pyright: ignore
+    kept = [node.name for node in forward.graph.output_node().args[0][n:]]  # pyright: ignore
+    asked = [node.name for node in backward.graph.find_nodes(op="placeholder")]
+    order = [kept.index(name) for name in asked if not name.startswith("tangents_")]
+    ahead = _inductor(forward, mode, options)
+    back = _inductor(backward, mode, options, backward=True)
+
+    def run(tensors: list[Any]) -> list[Any]:
+        values = list(ahead(tensors))
+        return [*values[:n], *(values[n + i] for i in order)]
+
+    return (ahead if order == list(range(len(kept))) else run), back
+
+
+def _traced(function: Function, examples: Sequence[Tensor]) -> Any:
+    """The graph of ATen operations, and the mode of its fake tensors."""
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    fakes = [mode.from_tensor(x, static_shapes=True) for x in examples]
+    table = select_decomp_table()
+    with mode:
+        module = make_fx(function, decomposition_table=table, tracing_mode="real")(*fakes)
+        _refuse_draws(module)
+        if _changes(module):
+            pure = torch.func.functionalize(module, remove="mutations")
+            with torch.no_grad():
+                module = make_fx(pure, decomposition_table=table, tracing_mode="real")(*[x.detach() for x in fakes])
+            if _changes(module):
+                raise Untraceable("it changes a tensor in place that it was given")
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module, mode
+
+
+def _refuse_draws(module: torch.fx.GraphModule) -> None:
+    """A recomputation would draw other numbers than the step did."""
+    for node in module.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise Untraceable(f"it draws random numbers ({node.target}); draw them outside and pass them in `args`")
+
+
+def _changes(module: torch.fx.GraphModule) -> bool:
+    """Whether an operation writes into a tensor."""
+    nodes = (node for node in module.graph.nodes if node.op == "call_function")
+    return any(getattr(node.target, "_schema", None) is not None and node.target._schema.is_mutable for node in nodes)
+
+
+def _name_inputs(module: torch.fx.GraphModule, primals: int) -> None:
+    """The names by which the partitioners tell inputs from cotangents."""
+    for i, node in enumerate(module.graph.find_nodes(op="placeholder")):
+        name = f"primals_{i + 1}" if i < primals else f"tangents_{i - primals + 1}"
+        node._rename(name)
+        node.target = name
+    module.recompile()
+
+
+def _inductor(module: torch.fx.GraphModule, mode: Any, options: dict, *, backward: bool = False) -> Any:
+    from torch._guards import TracingContext, tracing
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
+
+    examples = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
+    ours = {"cpp_wrapper": True, **options}
+    # Inductor's own tanh on the CPU is several times slower than its decomposed form.
+    decomposed = config.patch({"cpp.use_decompose_tanh": True})
+    with tracing(TracingContext(mode)), decomposed, config.patch(ours), torch.no_grad():
+        compiled = compile_fx_inner(module, examples, is_backward=backward, cpp_wrapper=ours["cpp_wrapper"])
+    return getattr(compiled, "current_callable", None) or compiled
+
+
+# --- torch.compile -----------------------------------------------------------------------------------------------
+
+
+def _by_compile(function: Function, options: dict) -> Any:
+    compiled = torch.compile(lambda *x: function(*x), fullgraph=True, dynamic=True, options=options or None)
+    return lambda tensors: compiled(*tensors)
+
+
+def _halves_by_compile(pair: Pair, examples: Sequence[Tensor], options: dict) -> Any:
+    """Two compiled functions, the second of which computes the first again."""
+    n = len(examples)
+    forward = _by_compile(pair.function, options)
+
+    def pulled(*values: Tensor) -> tuple[Tensor, ...]:
+        def part(*wanted: Tensor) -> tuple[Tensor, ...]:
+            primals = list(values[:n])
+            for i, x in zip(pair.wanted, wanted, strict=True):
+                primals[i] = x
+            found = pair.function(*primals)
+            return tuple(found[i] for i in pair.pulled)
+
+        _, pull = torch.func.vjp(part, *(values[i] for i in pair.wanted))  # pyright: ignore[reportAssignmentType]
+        return pull(tuple(values[n:]))
+
+    backward = _by_compile(pulled, options)
+
+    def run(tensors: list[Tensor]) -> list[Any]:
+        return [*forward(tensors), *tensors]
+
+    return run, backward
+
+
+# --- patience ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _patiently(label: str) -> Iterator[None]:
+    """A line on the terminal while something takes long."""
+    began = time.monotonic()
+    done = threading.Event()
+
+    def tell() -> None:
+        if done.wait(PATIENCE):
+            return
+        while True:
+            sys.stderr.write(f"\rpathline: compiling {label}, {time.monotonic() - began:.0f} s ")
+            sys.stderr.flush()
+            if done.wait(1.0):
+                sys.stderr.write("\n")
+                return
+
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
