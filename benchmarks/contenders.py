@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import re
 import warnings
@@ -16,7 +15,6 @@ import pathline
 from benchmarks.allocations import allocations
 from benchmarks.environment import installed
 from benchmarks.tasks import METHOD, Task, count
-from pathline.compiled import choosing, solver
 
 
 class Unavailable(Exception):
@@ -49,33 +47,27 @@ class Contender:
     make: Callable[[Task], Trial]
 
 
-def explained(error: BaseException) -> str:
+def explained(error: BaseException | str) -> str:
     """The first sentence of an error, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return re.split(r"(?<=[a-z)])[.;] ", text)[0][:120]
 
 
-@contextlib.contextmanager
-def no_fallback() -> Iterator[None]:
-    """Where a compiled solve that falls back to plain steps is an error, though it may have said so before."""
-    _forget_fallbacks()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", message="`compile=True`")
-        yield
-
-
-def _forget_fallbacks() -> None:
-    choosing._SAID.clear()
-    solver._REFUSED.clear()
+def run_once(name: str, work: Callable[[], Any], stats: Callable[[], Any]) -> None:
+    """The first run of a contender; one that is called compiled, and was not, is unavailable."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        work()
+    if "compiled" in name and not stats().compiled:
+        said = [str(warning.message) for warning in caught if "`compile=True`" in str(warning.message)]
+        raise Unavailable(explained(said[-1]) if said else "its steps ran as they are")
 
 
 def ready(contender: Contender, task: Task) -> Trial:
     """A trial that ran once; a fall-back to another way of solving counts as unavailable."""
     try:
         trial = contender.make(task)
-        with no_fallback():
-            trial.work()
+        run_once(contender.name, trial.work, lambda: trial.stats)  # pyright: ignore[reportAttributeAccessIssue]
     except Unavailable:
         raise
     except Exception as error:  # one that breaks must not end the run of the others

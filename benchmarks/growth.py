@@ -6,7 +6,7 @@ A slope of 1 is proportional, 0 is free: where overhead rules, more of something
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import pathline
-from benchmarks.contenders import explained, no_fallback
+from benchmarks.contenders import explained, run_once
 from benchmarks.environment import installed
 from benchmarks.rows import Point, Row
 from benchmarks.timing import race
@@ -53,28 +53,32 @@ RANGES: dict[str, Sequence[int]] = {
 WHO = ("pathline", "pathline compiled", "torchdiffeq")
 
 
-def step(who: str, size: Size) -> Callable[[], None]:
+class Step:
     """A training step by one library."""
-    torch.manual_seed(0)
-    field, y0 = Waves(size.dim), torch.randn(size.batch, size.dim)
-    t = torch.linspace(0.0, 1.0, size.outputs)
-    options: dict[str, Any] = {"compile": True} if who == "pathline compiled" else {}
 
-    def ours() -> Tensor:
-        return pathline.solve(field, y0, t, method=METHOD, dt=1.0 / size.steps, **options).ys
+    def __init__(self, who: str, size: Size) -> None:
+        torch.manual_seed(0)
+        self.who, self.size = who, size
+        self.field, self.y0 = Waves(size.dim), torch.randn(size.batch, size.dim)
+        self.t = torch.linspace(0.0, 1.0, size.outputs)
+        self.stats: Any = None
 
-    def theirs() -> Tensor:
+    def ours(self) -> Tensor:
+        options: dict[str, Any] = {"compile": True} if self.who == "pathline compiled" else {}
+        solution = pathline.solve(self.field, self.y0, self.t, method=METHOD, dt=1.0 / self.size.steps, **options)
+        self.stats = solution.stats
+        return solution.ys
+
+    def theirs(self) -> Tensor:
         import torchdiffeq  # a peer may be missing
 
-        return torchdiffeq.odeint(field, y0, t, method=METHOD, options={"step_size": 1.0 / size.steps})  # pyright: ignore[reportReturnType]
+        options = {"step_size": 1.0 / self.size.steps}
+        return torchdiffeq.odeint(self.field, self.y0, self.t, method=METHOD, options=options)  # pyright: ignore[reportReturnType]
 
-    trajectory = theirs if who == "torchdiffeq" else ours
-
-    def work() -> None:
-        field.zero_grad(set_to_none=True)
-        trajectory().square().mean().backward()
-
-    return work
+    def work(self) -> None:
+        self.field.zero_grad(set_to_none=True)
+        ys = self.theirs() if self.who == "torchdiffeq" else self.ours()
+        ys.square().mean().backward()
 
 
 def growth(*, quick: bool) -> Iterator[Row | Point]:
@@ -97,10 +101,9 @@ def measured(axis: str, value: int, who: Sequence[str], *, quick: bool) -> Itera
     size, works, reasons = Size(**{axis: value}), {}, {}
     for name in who:
         try:
-            work = step(name, size)
-            with no_fallback():
-                work()
-            works[name] = work
+            step = Step(name, size)
+            run_once(name, step.work, lambda step=step: step.stats)
+            works[name] = step.work
         except Exception as error:  # noqa: BLE001  # one that breaks must not end the run of the others
             reasons[name] = explained(error)
     times = race(works, rounds=2 if quick else 16, budget=0.05 if quick else 0.8, least=2 if quick else 4)

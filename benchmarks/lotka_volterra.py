@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import pathline
-from benchmarks.contenders import Unavailable, explained, need, no_fallback
+from benchmarks.contenders import Unavailable, explained, need, run_once
 from benchmarks.ensembles import Solve
 from benchmarks.rows import Point, Row
 from benchmarks.timing import race
@@ -103,8 +103,7 @@ def measured(tol: float, *, quick: bool) -> Iterator[Row | Point]:
     for name, make in contenders().items():
         try:
             solve = make(tol)
-            with no_fallback():
-                solve.work()
+            run_once(name, solve.work, lambda solve=solve: solve.last.stats)
             points[name] = Point(
                 task(tol), name, notes={"evaluations": solve.calls(), "error": error(solve), "tol": tol}
             )

@@ -253,7 +253,8 @@ class RowWatch:
         """Which events fire in each row (-1 where none does), and where the first of them does; None if none at all."""
         self.recording = recording()
         with torch.no_grad():
-            return self._look(_both_sides(term), step, t0.detach(), t1.detach(), y0, accepted)
+            event, end = self._look(_both_sides(term), step, t0.detach(), t1.detach(), y0, accepted)
+        return event, None if end is None else end.detach()  # `no_grad` holds back no tangent
 
     def _look(
         self, term: Bound, step: Any, t0: Tensor, t1: Tensor, y0: Tensor, accepted: Tensor | None

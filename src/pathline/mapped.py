@@ -24,7 +24,7 @@ from pathline.solvers import Solver, find_solver
 from pathline.stats import Stats
 from pathline.status import Status
 from pathline.surroundings import check_layers
-from pathline.terms import ODE, PerSample, Separable, Sum, Term, inner_graph, wants_graph
+from pathline.terms import ODE, PerSample, Separable, Sum, Term, inner_graph, unwrapped, wants_graph
 from pathline.times import as_times
 
 Tensors = tuple[Tensor, ...]
@@ -74,7 +74,15 @@ def solve_mapped(
     check_layers(f, args)
     save = options.pop("save")
     single = Single(solve, term, spec, None if moving else t, inputs, options)
-    *outputs, valid = Operation.apply(single, *operands)  # pyright: ignore[reportGeneralTypeIssues]
+    try:
+        *outputs, valid = Operation.apply(single, *operands)  # pyright: ignore[reportGeneralTypeIssues]
+    except RuntimeError as error:
+        if "INTERNAL ASSERT" not in str(error):
+            raise
+        raise RuntimeError(  # torch found a tensor of a level that was taken off
+            "The field reads a tensor that a transform inside torch.func.vmap differentiates by, and that was not "
+            "found in its closure, its attributes or `args`. Pass it in `args`."
+        ) from error
     ys, y1 = (pytree.tree_unflatten(outputs[i : i + len(leaves)], spec) for i in (0, len(leaves)))
     if save is not None and save.fn is not None:
         rows = [
@@ -94,7 +102,7 @@ def look_for_hidden(term: Term, inputs: Inputs, leaves: Sequence[Tensor], spec: 
     before = snapshot(device)
     try:
         with torch.no_grad(), inputs.replaced(tensors) as args:
-            slope = term.rate(t0, y0, args)  # pyright: ignore[reportAttributeAccessIssue]
+            slope = term.rate(t0, y0, unwrapped(args, None))  # pyright: ignore[reportAttributeAccessIssue]
     except Exception:  # noqa: BLE001 - the solve will say it better
         return
     finally:
@@ -390,7 +398,7 @@ class Single:
     def _entry(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def rate(t: Tensor, y: Any, args: Any) -> Any:
             with self.inputs.replaced(args) as own:
-                return function(t, y, own)
+                return function(t, y, unwrapped(own, None))
 
         return rate
 
@@ -429,7 +437,8 @@ class Rows:
         inputs, notes = self.single.inputs, self.notes
 
         def one(t: Tensor, y: Any, tensors: Tensors) -> Any:
-            with inputs.replaced(tensors) as args:
+            with inputs.replaced(tensors) as own:
+                args = unwrapped(own, None)
                 if "differentiates" not in notes:
                     try:
                         return function(t, y, args)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch.utils import _pytree as pytree
 
 from pathline._forward import forward_mode
 from pathline._structure import Structure, host
-from pathline.compiled import compiled
 from pathline.controllers import PID, Controller, FixedStep, Grid, Whole
 from pathline.eventful import solve_eventful
 from pathline.events import Event
@@ -201,6 +199,8 @@ def solve(
         whole = accrue(problem, flat, args, integrals, named, differentiate)
         problem, flat, args, f, named = whole.problem, whole.start, whole.args, whole.field, whole.events
     if compile is not False:
+        from pathline.compiled import compiled  # late: nothing else needs it
+
         problem, differentiate = compiled(problem, differentiate, compile, watched=bool(named))
     if not named:
         kept = differentiate.solve(problem, flat, times.moving, args, f)

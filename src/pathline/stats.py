@@ -32,6 +32,7 @@ class Stats:
         backward_remade: steps that the backward pass made again, or undid, to get at states that had not been kept,
             beside the ``backward_steps`` it differentiated.
         backward_accepted, backward_rejected: of the backward steps; a step that is recomputed counts as accepted.
+        compiled: whether steps ran as compiled graphs.
         rows: the counts of each sample, on the per-sample clock.
     """
 
@@ -46,4 +47,5 @@ class Stats:
     backward_remade: int = 0
     backward_accepted: int = 0
     backward_rejected: int = 0
+    compiled: bool = False
     rows: RowStats | None = None

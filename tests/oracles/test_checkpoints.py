@@ -185,7 +185,7 @@ def test_dense_output_and_every_step(gradient, clock):
 @pytest.mark.parametrize("gradient", [*SCHEDULES[1:3], "reversible"], ids=[*NAMES[1:3], "reversible"])
 def test_events(gradient, clock):
     """A ball that bounces, and a kick at a given time."""
-    options = {"method": "reversible_heun", "rtol": 1e-5, "atol": 1e-6, "clock": clock}
+    options = {"method": "reversible_heun", "rtol": 1e-3, "atol": 1e-3, "clock": clock}
 
     def fall(t, y, g):
         return torch.stack([y[..., 1], -g - 0.01 * y[..., 1] ** 2], dim=-1)
@@ -228,7 +228,7 @@ def test_dict_states_and_values_of_them(gradient):
 
 
 class Noisy(nn.Module):
-    """Draws new noise at every evaluation."""
+    """Draws new noise at every evaluation; the state of the generator, 5 kB, is part of each state that is kept."""
 
     def __init__(self):
         super().__init__()
@@ -238,7 +238,9 @@ class Noisy(nn.Module):
         return self.scale * torch.sin(y + 0.05 * torch.randn_like(y)) * (1.0 + 4.0 * torch.sigmoid(60.0 * (t - 0.8)))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=NAMES)
+@pytest.mark.parametrize(
+    "schedule", [*SCHEDULES[:3], Checkpointed("logarithmic", memory=11_000)], ids=[*NAMES[:3], "11 kB"]
+)
 @pytest.mark.parametrize("options", [{"method": "rk4", "dt": 0.09}, {"method": "bosh3", "rtol": 1e-2, "atol": 1e-2}])
 def test_random_fields_see_the_same_numbers(options, schedule):
     answers, after = [], []

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import scipy.optimize
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import pathline
-from pathline import Implicit, PerSample, PseudoTime, solve_steady_state
+from pathline import Implicit, PerSample, PseudoTime, roots, solve_steady_state
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 
@@ -260,3 +261,28 @@ def test_arguments_are_checked():
         Implicit(root="cg")
     with pytest.raises(ValueError, match=r"`rows=True` under torch\.func\.vmap is not available"):
         torch.func.vmap(lambda y: solve_steady_state(field, y, rows=True).y)(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("finder", ["newton", "broyden", "anderson"])
+def test_root_finders_on_the_broyden_tridiagonal_equations(finder):
+    """Against scipy's hybrid Powell method, in rows of three different problems at once."""
+    n, bends = 7, torch.tensor([[2.0], [1.0], [0.5]], dtype=D)
+
+    def g(z):
+        left, right = (torch.nn.functional.pad(x, p) for x, p in ((z[:, :-1], (1, 0)), (z[:, 1:], (0, 1))))
+        return -((3 - bends * z) * z - left - 2 * right + 1)
+
+    def linear(z):
+        full = torch.autograd.functional.jacobian(g, z)
+        matrices = torch.stack([full[i, :, i] for i in range(len(z))])
+        return g(z), lambda r: torch.linalg.solve(matrices, r)
+
+    z, scale = torch.full((3, n), -1.0, dtype=D), lambda z: torch.full_like(z, 1e-10)
+    options = {"mixing": 0.2} if finder != "newton" else {}
+    given = (g, linear) if finder == "newton" else (g,)
+    found = getattr(roots, finder)(*given, z, scale, most=200, **options)
+    assert found.done.all()
+    for i, bend in enumerate(bends):
+        alone = lambda x, i=i: g(torch.from_numpy(x).expand(3, n))[i].numpy()  # noqa: E731
+        truth = torch.from_numpy(scipy.optimize.root(alone, z[i].numpy(), tol=1e-12).x)
+        torch.testing.assert_close(found.z[i], truth, rtol=1e-8, atol=1e-8, msg=f"bend {bend}")

@@ -81,7 +81,11 @@ FIELDS = {
 
 
 def loss_of(field, method, gradient):
-    steps = {"rk4": {"dt": 0.15}, "kvaerno3": {"rtol": 1e-2, "atol": 1e-2}}[method]
+    steps = {
+        "rk4": {"dt": 0.15},
+        "kvaerno3": {"rtol": 1e-2, "atol": 1e-2},
+        "reversible_heun": {"controller": pathline.FixedStep(0.15)},
+    }[method]
 
     def loss(w):
         run = pathline.solve(field, Y0, (0.0, 0.3), args=(w, NOISE), method=method, gradient=gradient, **steps)
@@ -90,11 +94,12 @@ def loss_of(field, method, gradient):
     return loss
 
 
-@pytest.mark.parametrize("gradient", MODES)
+@pytest.mark.parametrize("gradient", [*MODES, "reversible"])
 @pytest.mark.parametrize("kind", FIELDS)
 def test_a_field_that_differentiates_inside_under_every_transform(kind, gradient):
     field, written_out = FIELDS[kind]
-    for method, newton in (("rk4", 1e-12), ("kvaerno3", 1e-4)):
+    methods = {"reversible_heun": 1e-12} if gradient == "reversible" else {"rk4": 1e-12, "kvaerno3": 1e-4}
+    for method, newton in methods.items():
         loss, plain = loss_of(field, method, gradient), loss_of(written_out, method, "backprop")
         w = W.clone().requires_grad_()
         value = plain(w)
@@ -107,7 +112,7 @@ def test_a_field_that_differentiates_inside_under_every_transform(kind, gradient
             close(forward_ad.unpack_dual(loss(forward_ad.make_dual(W, ONES))).tangent, along)
         with torch.no_grad():  # no graph is wanted, and tangents all the same
             close(loss(W), value.detach(), exact=newton)
-            if gradient == "checkpointed":
+            if gradient in ("checkpointed", "reversible"):
                 continue  # in forward mode nothing distinguishes it from the others
             close(jvp(loss, (W,), (ONES,))[1], along)
             with forward_ad.dual_level():
@@ -140,6 +145,28 @@ def test_tangents_of_start_arguments_and_times(method):
     with forward_ad.dual_level():
         duals = [forward_ad.make_dual(x, v) for x, v in zip((Y0, W, t1), tangents, strict=True)]
         close(forward_ad.unpack_dual(end(*duals, "adjoint", method).sin().sum()).tangent, truth)
+
+
+@pytest.mark.parametrize("clock", ["shared", "per-sample"])
+@pytest.mark.parametrize("method", ["gl4", "radauIIA3", "rodas5p", "bdf", "leapfrog"])
+def test_tangents_and_the_tape_agree_on_the_times(method, clock):
+    """By hand as well: both modes share what a step keeps, and could be wrong alike."""
+    steps = {"rtol": 1e-2, "atol": 1e-2} if pathline.METHODS[method].adaptive else {"dt": 0.15}
+    split = pathline.Separable(kick=lambda t, q, w: -torch.sin(q * w[0, 0]), drift=lambda t, p, w: p * w[1, 1])
+    rate = split if method == "leapfrog" else field
+
+    def loss(y, w, t):
+        return pathline.solve(rate, y, t, args=w, method=method, clock=clock, **steps).ys.sin().sum()
+
+    t = torch.tensor([0.0, 0.17, 0.4], dtype=D)
+    inputs = [x.clone().requires_grad_() for x in (Y0, W, t)]
+    slopes = torch.autograd.grad(loss(*inputs), inputs)
+    tangents = [torch.full_like(Y0, 0.2), ONES, torch.tensor([0.3, -0.1, 0.7], dtype=D)]
+    truth = sum((g * v).sum() for g, v in zip(slopes, tangents, strict=True))
+    close(jvp(loss, (Y0, W, t), tuple(tangents))[1], truth, exact=1e-11)
+    if not pathline.METHODS[method].adaptive:
+        ends = [loss(*(x + h * v for x, v in zip((Y0, W, t), tangents, strict=True))) for h in (1e-5, -1e-5)]
+        close((ends[0] - ends[1]) / 2e-5, truth, exact=1e-7)
 
 
 @pytest.mark.parametrize("gradient", MODES)
@@ -205,7 +232,7 @@ def test_tangents_through_a_bounce(clock):
     inputs = [x.clone().requires_grad_() for x in (y0, t1)]
     slopes = torch.autograd.grad(loss(*inputs), inputs)
     tangent = jvp(loss, (y0, t1), (torch.full_like(y0, 0.3), torch.tensor(0.7, dtype=D)))[1]
-    close(tangent, 0.3 * slopes[0].sum() + 0.7 * slopes[1])
+    close(tangent, 0.3 * slopes[0].sum() + 0.7 * slopes[1], exact=1e-12)
 
 
 # --- vmap --------------------------------------------------------------------------------------------------------
@@ -247,6 +274,7 @@ def test_transforms_inside_and_around_vmap(method, gradient):
     for number in (0, 1):  # also of what entries share: each has its own
         slopes = vmap(grad(loss, number), (0, None))(YS, W)
         close(slopes, loop(shared(grad(plain, number)), YS), gradient)
+        assert not slopes.requires_grad
     close(grad(lambda w: vmap(run, (0, None))(YS, w).sin().sum())(W), grad(lambda w: loop(lambda y: exact(y, w), YS).sin().sum())(W), gradient)  # fmt: skip
     along = lambda f: lambda y: jvp(f, (y, W), (torch.ones_like(y), ONES))[1]  # noqa: E731
     close(vmap(along(run))(YS), loop(along(exact), YS))
@@ -336,6 +364,7 @@ def test_every_kind_of_term_and_kept_functions():
         lambda y, w: pathline.solve(split(w), y, t, method="leapfrog").ys,
         lambda y, w: pathline.solve(stiff(w), y, t, method="kencarp4", rtol=1e-5, atol=1e-7).ys,
         lambda y, w: pathline.solve(split(w), y, t, save=energies).ys,
+        lambda y, w: pathline.solve(lambda t, y, c: -c["rate"] * y, y, t, args={"rate": pathline.PerSample(w)}).ys,
     ]
     for run in runs:
         close(vmap(run)(YS, TS), loop(run, YS, TS), exact=1e-6)
@@ -390,6 +419,9 @@ def test_batched_tolerances_and_hidden_tensors_are_refused():
     for batched in (lambda w: SOLVE(Hides(w), YS[0], (0.0, 1.0)).y1, lambda w: SOLVE(Hides(w), w * YS, (0.0, 1.0)).y1):
         with pytest.raises(RuntimeError, match="batched by torch.func.vmap that was not found"):
             vmap(batched)(TS)
+    hidden = lambda w, y: SOLVE(Hides(w), y, (0.0, 1.0), method="rk4", dt=0.5).y1.sum()  # noqa: E731
+    with pytest.raises(RuntimeError, match="differentiates by, and that was not found"):
+        vmap(grad(hidden), (None, 0))(TS[0], YS)
 
 
 def test_a_failure_under_vmap_raises():

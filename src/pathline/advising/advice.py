@@ -28,7 +28,8 @@ class Trial:
     Attributes:
         method, gradient: as `solve` takes them; of an object its Python expression.
         error: the largest error of a row against the reference, relative to the largest component of the solution.
-        gradient_error: of the gradient by the start and all parameters, relative, in the Euclidean norm.
+        gradient_error: of the gradient by the start and all parameters, in the Euclidean norm, relative to it; or,
+            where the solve forgets its start and it vanishes, to ``rtol`` times the slope of the loss by the states.
         seconds: of a forward and a backward pass.
         steps: accepted ones of the forward pass.
         evaluations, backward_evaluations: of the field, in the forward and in the backward pass.

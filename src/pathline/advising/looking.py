@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pathline._search import Walk
-from pathline.integrals import linear
+from pathline.integrals.rates import linear
 
 #: Layers whose output has kinks, or jumps.
 KINKED = (

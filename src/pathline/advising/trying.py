@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pathline._random import restored, snapshot
 from pathline._structure import Structure
 from pathline.advising.advice import Advice, Facts, Trial
 from pathline.advising.choosing import choose
-from pathline.advising.looking import Rate, kinked_layers, looks_smooth, steepness
+from pathline.advising.facts import facts_of
+from pathline.advising.tasks import (
+    OBJECTS,
+    STEPS,
+    OutOfTime,
+    Task,
+    Watched,
+    distance,
+    mean_square,
+    slope,
+    solver_of,
+)
 from pathline.gradients import GRADIENTS
-from pathline.gradients.inputs import find
-from pathline.hooks import Hooks
-from pathline.solvers import METHODS, Reversible
+from pathline.solvers import METHODS
 from pathline.solving import TOLERANCES, solve
-from pathline.terms import ODE, Term
-from pathline.testing.memory import TensorMemory
+from pathline.terms import Term
 
 #: Methods that are tried first, with plain backpropagation.
 EXPLICIT, STIFF = ("tsit5", "dopri5", "dopri8", "bosh3"), ("rodas5p", "kvaerno5", "bdf")
@@ -36,18 +43,10 @@ LARGE = 256
 REFERENCE, LOOKING = 0.3, 0.15
 #: Work that takes longer, in seconds, is reported as it goes on.
 QUIET = 3.0
-#: Steps that a trial may take, at most.
-MOST = 20_000
 #: A trial may take so many times the quickest one so far.
 PATIENT = 4.0
-#: Steps of a method that takes equal ones.
-STEPS = 100
 #: Repetitions of a quick trial.
 REPEATS = 3
-
-
-class OutOfTime(Exception):
-    """The time for this piece of work is over."""
 
 
 def advise(
@@ -116,52 +115,6 @@ def advise(
         return bench.go(methods, gradients, memory)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A training step: what is solved, and what it is differentiated by."""
-
-    f: Any
-    y0: Any
-    t: Tensor
-    args: Any
-    loss: Callable[[Any], Tensor]
-    rtol: float
-    atol: float
-
-    def leaves(self) -> list[Tensor]:
-        """The tensors to differentiate by: the start, then what the field reads."""
-        starts = [x for x in pytree.tree_leaves(self.y0) if x.requires_grad]
-        inputs = find(self.f, self.args).tensors
-        return [*starts, *(x for x in inputs if not any(x is y for y in starts))]
-
-    def precisely(self) -> _Task | None:
-        """The same in double precision; None where the field cannot be converted."""
-        module = isinstance(self.f, nn.Module)
-        kinds = {x.dtype for x in pytree.tree_leaves(self.y0)}
-        if kinds <= {torch.float64, torch.complex128}:
-            return self
-        if not module:
-            return None
-        if pytree.tree_any(lambda x: isinstance(x, nn.Module), self.args):
-            return None
-        args = pytree.tree_map(lambda x: _double(x) if isinstance(x, Tensor) else x, self.args)
-        f = copy.deepcopy(self.f).double()
-        return replace(self, f=f, y0=pytree.tree_map(_double, self.y0), t=self.t.double(), args=args)
-
-
-def _double(x: Tensor) -> Tensor:
-    if not (x.is_floating_point() or x.is_complex()):
-        return x
-    return x.detach().to(torch.complex128 if x.is_complex() else torch.float64).requires_grad_(x.requires_grad)
-
-
-def mean_square(ys: Any) -> Tensor:
-    """The mean of the squares of all numbers."""
-    leaves = pytree.tree_leaves(ys)
-    total = torch.stack([x.abs().square().sum() for x in leaves]).sum()
-    return total / sum(x.numel() for x in leaves)
-
-
 class _Bench:
     """One call of `advise`: the field, the clock, and what is known so far."""
 
@@ -188,15 +141,16 @@ class _Bench:
         usual = TOLERANCES[real.dtype]
         self.asked = {name: float(x) for name, x in (("rtol", rtol), ("atol", atol)) if x is not None}
         rtol, atol = (b if a is None else float(a) for a, b in zip((rtol, atol), usual, strict=True))
-        self.task = _Task(f, start, times, args, loss or mean_square, rtol, atol)
-        self.span = abs(float(times[-1] - times[0]))
+        self.task = Task(f, start, times, args, loss or mean_square, rtol, atol)
         self.unknowns = first[0].numel() if structure.plain and first.dim() > 1 else sum(structure.widths)
         self.rows: Any = None
         self.gradient: Any = None
         self.reference = ""
+        #: The size below which a gradient counts as none: a loss of this slope, at the tolerance.
+        self.least = 0.0
         self.quickest = math.inf
         self.facts = Facts()
-        self.shown = f"{_name(f)} from t = {float(times[0]):g} to {float(times[-1]):g}, state {structure}, {real.dtype}"
+        self.shown = f"{getattr(f, '__name__', type(f).__name__)} from t = {float(times[0]):g} to {float(times[-1]):g}, state {structure}, {real.dtype}"
         self.shown += f", rtol={rtol:g}, atol={atol:g}."
 
     # --- the whole
@@ -204,7 +158,8 @@ class _Bench:
     def go(self, methods: Sequence[str] | None, gradients: Sequence[str] | None, memory: int | None) -> Advice:
         """Look, make a reference, try, choose."""
         self._probe()
-        self._look()
+        self._say("looking at the field")
+        self.facts = facts_of(self.task, LOOKING * self.budget)
         self._reference()
         trials: list[Trial] = []
         for method, gradient in self._first(methods, gradients):
@@ -217,27 +172,17 @@ class _Bench:
         return Advice(about, self.facts, tuple(trials), recommended, why, line)
 
     def _line(self, trial: Trial) -> str:
-        method = trial.method if trial.method.startswith("pathline.") else f'"{trial.method}"'
+        method, gradient = (x if x in OBJECTS else f'"{x}"' for x in (trial.method, trial.gradient))
         more = "" if self.task.args is None else ", args=args"
         if trial.method in METHODS and not METHODS[trial.method].adaptive:
-            more += f", dt={self.span / STEPS:g}"
+            more += f", dt={self.task.span / STEPS:g}"
         else:
             more += "".join(f", {name}={value:g}" for name, value in self.asked.items())
-        return f'pathline.solve(f, y0, t, method={method}{more}, gradient="{trial.gradient}")'
+        return f"pathline.solve(f, y0, t, method={method}{more}, gradient={gradient})"
 
     def left(self) -> float:
         """Seconds."""
         return self.budget - (time.perf_counter() - self.begun)
-
-    def _until(self, seconds: float) -> Hooks:
-        """Hooks that end a solve when its time is over."""
-        end = time.perf_counter() + seconds
-
-        def check(*_: Any) -> None:
-            if time.perf_counter() > end:
-                raise OutOfTime
-
-        return Hooks(on_step=check)
 
     def _say(self, text: str) -> None:
         if self.progress is not None:
@@ -251,75 +196,13 @@ class _Bench:
         """One step: what is wrong with the arguments is said here, and not in every row."""
         task = self.task
         with torch.no_grad():
-            solve(task.f, task.y0, task.t, args=task.args, method="euler", dt=self.span, on_failure="return")
-
-    def _look(self) -> None:
-        """Facts about the field, those that can be had."""
-        self._say("looking at the field")
-        task = self.task
-        found: dict[str, Any] = {"kinks": kinked_layers(task.f, task.args)}
-        end = time.perf_counter() + LOOKING * self.budget
-        points = _spread(task.t, 5)
-        try:
-            with torch.no_grad():
-                options = {
-                    "args": task.args,
-                    "rtol": task.rtol,
-                    "atol": task.atol,
-                    "hooks": self._until(end - time.perf_counter()),
-                }
-                ahead = solve(task.f, task.y0, points, **options)
-                step = self.span / max(ahead.stats.accepted, 1)
-        except Exception:  # noqa: BLE001  (the rows will say what is wrong)
-            self.facts = Facts(**found)
-            return
-        rate, states = self._rate(), [pytree.tree_map(lambda x, i=i: x[i], ahead.ys) for i in range(len(points))]
-        flat, times = [rate.flat(y) for y in states], points.tolist()
-        for estimate in (self._back_again, self._steep, self._smooth):
-            if time.perf_counter() > end:
-                break
-            try:
-                found |= estimate(rate, times, flat, step, ahead)
-            except Exception:  # noqa: BLE001  (an estimate that this field does not allow)
-                continue
-        self.facts = Facts(**found)
-
-    def _rate(self) -> Rate:
-        task = self.task
-        term = task.f if isinstance(task.f, Term) else ODE(task.f)
-        return Rate(lambda t, y: term.rate(t, y, task.args), pytree.tree_map(torch.Tensor.detach, task.y0))  # pyright: ignore[reportAttributeAccessIssue]
-
-    def _back_again(
-        self, rate: Rate, times: list[float], states: list[Tensor], step: float, ahead: Any
-    ) -> dict[str, Any]:
-        task = self.task
-        with torch.no_grad():
-            back = solve(
-                task.f, ahead.y1, [times[-1], times[0]], args=task.args, rtol=task.rtol, atol=task.atol,
-                on_failure="return", hooks=self._until(LOOKING * self.budget), max_steps=20 * ahead.stats.steps + 100,
-            )  # fmt: skip
-        size = torch.stack([z.abs().max() for z in states]).max()
-        missed = (rate.flat(back.y1) - states[0]).abs().max() / size
-        return {"back_again": float(missed) if back.status else math.inf}
-
-    def _steep(self, rate: Rate, times: list[float], states: list[Tensor], step: float, ahead: Any) -> dict[str, Any]:
-        pairs = [steepness(rate, t, z) for t, z in zip(times, states, strict=True)]
-        lipschitz, fastest = (max(x) for x in zip(*pairs, strict=True))
-        found: dict[str, Any] = {"lipschitz": lipschitz, "fastest": fastest, "stiffness": fastest * step}
-        # On the edge of stability for many steps: there the steps cannot follow the error.
-        found["stiff"] = bool(fastest * step > 1.5 and ahead.stats.accepted > 20)
-        return found
-
-    def _smooth(self, rate: Rate, times: list[float], states: list[Tensor], step: float, ahead: Any) -> dict[str, Any]:
-        known = kinked_layers(self.task.f, self.task.args)
-        return {"smooth": not known and looks_smooth(rate, times, states)}
+            solve(task.f, task.y0, task.t, args=task.args, method="euler", dt=self.task.span, on_failure="return")
 
     # --- the reference
 
     def _reference(self) -> None:
         """Rows and gradient of a tight solve; looser, or by another method, where time is short."""
         end = time.perf_counter() + min(REFERENCE * self.budget, self.left())
-        precise = None
         try:
             precise = self.task.precisely()
         except Exception:  # noqa: BLE001  (a field that cannot be copied or converted)
@@ -338,20 +221,20 @@ class _Bench:
             left = end - time.perf_counter()
             if left <= 0:
                 return
-            if METHODS[method].name == "rodas5p" and self.unknowns > LARGE:
+            if method == "rodas5p" and self.unknowns > LARGE:
                 continue
-            exact = pytree.tree_leaves(task.y0)[0].dtype in (torch.float64, torch.complex128)
-            floor = (1e-10, 1e-12) if exact else (2e-6, 1e-8)
+            floor = (1e-10, 1e-12) if task.exact else (2e-6, 1e-8)
             rtol, atol = (max(tight * x, least) for x, least in zip((task.rtol, task.atol), floor, strict=True))
             self._say(f"the reference: {method} with rtol={rtol:g}")
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    rows, gradient, _ = self._step(task, method, "checkpointed", rtol, atol, left / 2)
+                    rows, gradient, solution = task.step(method, "checkpointed", left / 2, rtol, atol)
             except Exception:  # noqa: BLE001  (the next plan may do)
                 continue
             self.rows, self.gradient = rows, gradient
-            self.reference = f"{method} in {'double' if exact else 'single'} precision, rtol={rtol:.0e}"
+            self.least = self.task.rtol * slope(task.loss, solution.ys)
+            self.reference = f"{method} in {'double' if task.exact else 'single'} precision, rtol={rtol:.0e}"
             return
 
     # --- trials
@@ -370,6 +253,8 @@ class _Bench:
         best = [x.method for x in known[:2]] if methods is None else list(methods)
         others = [g for g in gradients or GRADIENTS if g != (gradients or ["backprop"])[0]]
         pairs = [(m, g) for m in best for g in others if g != "reversible" or getattr(METHODS[m], "reversible", False)]
+        if gradients is None:
+            pairs += [(m, 'pathline.Adjoint(state="dense")') for m in best]
         if methods is None and "reversible" in others:
             pairs += [("reversible_heun", "reversible"), ('pathline.Reversible("tsit5")', "reversible")]
         return pairs
@@ -379,7 +264,7 @@ class _Bench:
         blank = Trial(method, gradient)
         if self.left() <= 0:
             return replace(blank, note="not tried: the budget was spent")
-        solver = Reversible("tsit5") if method.startswith("pathline.") else METHODS[method]
+        solver = solver_of(method)
         if solver.needs != "rate":
             return replace(blank, note="not tried: it takes the field in parts")
         if getattr(solver, "implicit", False) and self.unknowns > LARGE:
@@ -388,11 +273,11 @@ class _Bench:
         share = min(max(self.left() / 4, 0.1), max(PATIENT * self.quickest, 0.5))
         begun = time.perf_counter()
         try:
-            with warnings.catch_warnings(record=True) as said, _Watched(share) as memory:
+            with warnings.catch_warnings(record=True) as said, Watched(share) as memory:
                 warnings.simplefilter("always")
-                rows, found, first = self._step(self.task, solver, gradient, self.task.rtol, self.task.atol, share)
+                rows, found, first = self.task.step(method, gradient, share)
             self.quickest = min(self.quickest, time.perf_counter() - begun)
-            seconds = self._timed(solver, gradient, share)
+            seconds = self._timed(method, gradient, share)
         except OutOfTime:
             return replace(blank, note=f"given up: it takes more than {share:.2g} s where memory is counted")
         except Exception as error:  # noqa: BLE001  (one row is no reason to lose the others)
@@ -400,8 +285,8 @@ class _Bench:
         stats = first.stats
         return replace(
             blank,
-            error=None if self.rows is None else _distance(rows, self.rows, worst=True),
-            gradient_error=None if self.gradient is None else _distance(found, self.gradient, worst=False),
+            error=None if self.rows is None else distance(rows, self.rows, math.inf),
+            gradient_error=None if self.gradient is None else distance(found, self.gradient, 2, self.least),
             seconds=seconds,
             steps=stats.accepted,
             evaluations=stats.evaluations,
@@ -410,66 +295,22 @@ class _Bench:
             note="; ".join(["fixed steps"] * (not solver.adaptive) + [_reason(x.message) for x in said[:1]]),
         )
 
-    def _timed(self, solver: Any, gradient: str, share: float) -> float:
+    def _now(self) -> float:
+        """The time when the device has done what it was told."""
+        if self.task.t.is_cuda:
+            torch.cuda.synchronize(self.task.t.device)
+        return time.perf_counter()
+
+    def _timed(self, method: str, gradient: str, share: float) -> float:
         """The shortest of a few repetitions, of which a long trial gets one."""
         times: list[float] = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             while not times or (len(times) < REPEATS and sum(times) < 0.1):
-                begun = time.perf_counter()
-                self._step(self.task, solver, gradient, self.task.rtol, self.task.atol, 2 * share)
-                times.append(time.perf_counter() - begun)
+                begun = self._now()
+                self.task.step(method, gradient, 2 * share)
+                times.append(self._now() - begun)
         return min(times)
-
-    def _step(
-        self, task: _Task, method: Any, gradient: str, rtol: float, atol: float, seconds: float
-    ) -> tuple[Tensor, Tensor, Any]:
-        """A training step: rows, gradient, and the solution."""
-        solver = METHODS[method] if isinstance(method, str) else method
-        options: dict[str, Any] = {"rtol": rtol, "atol": atol} if solver.adaptive else {"dt": self.span / STEPS}
-        with torch.enable_grad():
-            solution = solve(
-                task.f, task.y0, task.t, args=task.args, method=solver, gradient=gradient, max_steps=MOST,
-                hooks=self._until(seconds), **options,
-            )  # fmt: skip
-            value = task.loss(solution.ys)
-            leaves = task.leaves()
-            grads = torch.autograd.grad(value, leaves, allow_unused=True)
-        found = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True)]
-        return _joined(pytree.tree_leaves(solution.ys)), _joined(found), solution
-
-
-class _Watched(TensorMemory):
-    """Memory, and an end to work that takes too long, in whatever pass."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self.end = time.perf_counter() + seconds
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if time.perf_counter() > self.end:
-            raise OutOfTime
-        return super().__torch_dispatch__(func, types, args, kwargs)
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """One vector of double precision; a complex number counts as two."""
-    parts = [torch.view_as_real(x.detach()) if x.is_complex() else x.detach() for x in tensors]
-    return torch.cat([x.reshape(-1).double() for x in parts])
-
-
-def _distance(a: Tensor, b: Tensor, *, worst: bool) -> float:
-    kind: Any = math.inf if worst else 2
-    size = torch.linalg.vector_norm(b, ord=kind).clamp_min(1e-300)
-    return float(torch.linalg.vector_norm(a - b, ord=kind) / size)
-
-
-def _spread(t: Tensor, n: int) -> Tensor:
-    return torch.linspace(float(t[0]), float(t[-1]), n, dtype=torch.float64, device=t.device).to(t.dtype)
-
-
-def _name(f: Any) -> str:
-    return getattr(f, "__name__", type(f).__name__)
 
 
 def _reason(error: Any) -> str:

@@ -41,10 +41,12 @@ class Graph:
 
     Attributes:
         module: takes the tensors that the field reads, in Dynamo's order; returns dy of the flat state.
+        batched: the dimensions of its inputs whose size is that of the batch, where that may be any.
         programs: what was compiled of it.
     """
 
     module: torch.fx.GraphModule
+    batched: dict[int, list[int]]
     programs: dict[Any, Any] = field(default_factory=dict)
 
 
@@ -55,12 +57,14 @@ class Reading:
     Attributes:
         tensors: parameters, buffers and other tensors; None in the places of time and state.
         time, leaves: the places of time and of the leaves of the state; None where the field does not read it.
+        sizes: the places of the size of the batch.
     """
 
     graph: Graph
     tensors: list[Tensor | None]
     time: int | None
     leaves: list[int | None]
+    sizes: list[int]
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -79,12 +83,14 @@ def read(term: Bound, t: Any, y: Tensor, args: Any) -> Reading:
     """
     with torch.enable_grad():  # where a field turns gradients off, the graph must know to turn them on again
         time = term.time(t).detach()
-        state = term.structure.unravel(y.detach())
+        state = term.structure.unravel(y.detach().contiguous())
         leaves = [x.detach() for x in pytree.tree_leaves(state)]
         state = pytree.tree_unflatten(leaves, pytree.tree_structure(state))
+        given = None if args is None else term.given(args)
+        _let_batch_vary(code_of(term.term), leaves, given)
         _NOTED.graph, _NOTED.reading = None, True
         try:
-            _traced(code_of(term.term))(term.term, term.structure, time, state, None if args is None else term.given(args))
+            _traced(code_of(term.term))(term.term, term.structure, time, state, given)
         except Untraceable:
             raise
         except Exception as error:
@@ -95,11 +101,14 @@ def read(term: Bound, t: Any, y: Tensor, args: Any) -> Reading:
         raise Untraceable("nothing in it depends on a tensor")
     graph, tensors = _NOTED.graph, list(_NOTED.tensors)
     _NOTED.graph = _NOTED.tensors = None
+    sizes = [i for i, x in enumerate(tensors) if not isinstance(x, Tensor)]
+    for i in sizes:
+        tensors[i] = None
     places = [next((i for i, x in enumerate(tensors) if x is leaf), None) for leaf in (time, *leaves)]
     for place in places:
         if place is not None:
             tensors[place] = None
-    return Reading(graph, tensors, places[0], places[1:])
+    return Reading(graph, tensors, places[0], places[1:], sizes)
 
 
 def _rate(term: Any, structure: Any, t: Tensor, state: Any, args: Any) -> Tensor:
@@ -114,11 +123,11 @@ _TRACED: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = weakref.WeakKeyDic
 def _traced(code: Any) -> Callable[..., Any]:
     found = _TRACED.get(code)
     if found is None:
-        _keep_quiet()
         # A cache of its own for every kind of field: Dynamo's belong to a code object and hold eight entries.
-        found = torch.compile(
-            _rate, backend=_note, fullgraph=True, dynamic=False, recompile_limit=LIMIT, isolate_recompiles=True
-        )
+        options: dict[str, Any] = {"recompile_limit": LIMIT, "isolate_recompiles": True}
+        with quietly():
+            _keep_quiet()
+            found = torch.compile(_rate, backend=_note, fullgraph=True, dynamic=False, **options)
         _TRACED[code] = found
     return found
 
@@ -167,10 +176,8 @@ def code_of(f: Any) -> Any:
 def _note(module: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
     """Dynamo's backend: takes note of graph and inputs, and computes nothing."""
     _refuse_effects()
-    for x in examples:
-        if not isinstance(x, Tensor):
-            raise Untraceable(f"it reads a number that became an input of its graph ({x})")
-    graph = Graph(_without_clone(module))
+    fakes = [node.meta["example_value"] for node in module.graph.find_nodes(op="placeholder")]
+    graph = Graph(_without_clone(module), _batched(fakes))
     COUNTS["fields"] += 1
     nothing = tuple(torch.empty(0) for _ in graph.module.graph.output_node().args[0])  # pyright: ignore
 
@@ -179,6 +186,38 @@ def _note(module: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., An
         return nothing
 
     return noted
+
+
+def _batched(examples: list[Any]) -> dict[int, list[int]]:
+    """The dimensions of every input that vary with the batch."""
+    symbols = {str(x.node.expr) for x in examples if isinstance(x, torch.SymInt)}
+    if any(not isinstance(x, Tensor | torch.SymInt) for x in examples) or len(symbols) > 1:
+        raise Untraceable("it reads a number that became an input of its graph")
+    dims = {
+        i: [j for j, n in enumerate(x.shape) if isinstance(n, torch.SymInt)]
+        for i, x in enumerate(examples)
+        if isinstance(x, Tensor)
+    }
+    return {i: found for i, found in dims.items() if found}
+
+
+#: Sizes of batches that a kind of field has met, by the rest of the shapes.
+_SIZES: weakref.WeakKeyDictionary[Any, dict[Any, set[int]]] = weakref.WeakKeyDictionary()
+
+
+def _let_batch_vary(code: Any, leaves: list[Tensor], args: Any) -> None:
+    """From the third size of a batch on, one graph for all sizes."""
+    if not all(x.dim() for x in leaves) or len({x.shape[0] for x in leaves}) > 1:
+        return
+    size = leaves[0].shape[0]
+    met = _SIZES.setdefault(code, {}).setdefault(tuple(x.shape[1:] for x in leaves), set())
+    if len(met) < 3:
+        met.add(size)
+    if len(met) < 3 or size < 2:
+        return
+    own = [x for x in pytree.tree_leaves(args) if isinstance(x, Tensor) and x.dim() and x.shape[0] == size]
+    for x in [*leaves, *own]:
+        torch._dynamo.maybe_mark_dynamic(x, 0)
 
 
 def _refuse_effects() -> None:
@@ -204,10 +243,15 @@ def _without_clone(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
 
 def _reason(error: Exception) -> str:
     """The first lines of an error, as the reason of a fallback."""
-    cause = error
-    while cause.__cause__ is not None and not isinstance(cause, Untraceable):
-        cause = cause.__cause__
+    cause: Any = error
+    while cause is not None and not isinstance(cause, Untraceable):
+        cause = getattr(cause, "inner_exception", None) or cause.__cause__
     if isinstance(cause, Untraceable):
         return str(cause)
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def first_line(error: Exception) -> str:
+    """The first sentences of an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {'. '.join(lines[:2])}"
+    return " ".join(lines[:2])[:300]

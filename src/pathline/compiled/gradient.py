@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pathline.compiled.capture import Untraceable
 from pathline.compiled.solver import Compiled, Tape
 from pathline.controllers import PID, Grid
 from pathline.gradients.backprop import Backprop
@@ -41,7 +42,12 @@ class Whole:
         if reading is None or not (y0.requires_grad or any(x.requires_grad for x in reading.inputs)):
             return self.base.solve(problem, y0, t, args, field)
         run = _Run(problem, args, field, [x for x in reading.inputs if x.requires_grad])
-        *rows, y1 = _Solve.apply(run, y0, *run.inputs)  # pyright: ignore[reportGeneralTypeIssues]
+        before = replace(problem.stats)
+        try:
+            *rows, y1 = _Solve.apply(run, y0, *run.inputs)  # pyright: ignore[reportGeneralTypeIssues]
+        except Untraceable:
+            problem.stats.__dict__.update(before.__dict__)
+            return self.base.solve(problem, y0, t, args, field)
         return Kept(tuple(rows), None, y1, run.result)
 
 
@@ -71,8 +77,9 @@ class _Run:
 
     def backward(self, y0: Tensor, g_rows: Tensor | None, g_y: Tensor | None) -> list[Tensor | None]:
         """The cotangents of the start and of the inputs."""
-        zero = torch.zeros_like(y0)
-        g_y = zero if g_y is None else g_y
+        zero = torch.zeros_like(y0, memory_format=torch.contiguous_format)
+        g_y = zero if g_y is None else g_y.contiguous()
+        g_rows = None if g_rows is None else g_rows.contiguous()
         g_slope: Tensor | None = zero
         sums: list[Tensor] = []
         for tape, place in reversed(self.tapes):
@@ -138,5 +145,11 @@ class _Solve(torch.autograd.Function):
         y0, *inputs = ctx.saved_tensors
         if torch.is_grad_enabled():
             return None, *run.again(y0, inputs, cotangents)
+        if isinstance(run.problem.solver, Compiled) and run.problem.solver.recompute:
+            stats = run.problem.stats
+            stats.backward_steps += len(run.tapes)
+            stats.backward_accepted += len(run.tapes)
+            stats.backward_remade += len(run.tapes)
+            stats.backward_evaluations += len(run.tapes) * run.problem.solver.evaluations
         *g_rows, g_y1 = cotangents
         return None, *run.backward(y0, g_rows[0], g_y1)

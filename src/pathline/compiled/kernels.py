@@ -24,6 +24,7 @@ from pathline.compiled.capture import Untraceable, quietly
 PATIENCE = 3.0
 
 Function = Callable[..., tuple[Tensor, ...]]
+Batched = dict[int, list[int]]
 
 
 class Kernel:
@@ -32,16 +33,17 @@ class Kernel:
     Args:
         function: takes tensors, returns a tuple of tensors.
         examples: tensors like those that it will be called with.
+        batched: the dimensions of the examples whose size may be any from 2 on, the same for all.
         options: of Inductor.
         label: what is being compiled, for the line on stderr.
     """
 
     def __init__(
-        self, function: Function, examples: Sequence[Tensor], options: dict, label: str
+        self, function: Function, examples: Sequence[Tensor], batched: Batched, options: dict, label: str
     ) -> None:
         with _patiently(label), quietly():
             try:
-                self._call = _inductor(*_traced(function, examples), options)
+                self._call = _inductor(*_traced(function, examples, batched), options)
             except _MISSING:
                 self._call = _by_compile(function, options)
 
@@ -54,9 +56,9 @@ class Pair:
     """A compiled function and the pull-back of cotangents through it.
 
     Args:
-        function, examples, options, label: as in `Kernel`.
+        function, examples, batched, options, label: as in `Kernel`.
         wanted: places of the tensors whose cotangents are asked for.
-        pulled: places of the outputs that have cotangents.
+        pulled: the outputs that have cotangents, with the dimension of the batch in each.
         recompute: keep as little as can be, and compute the rest again.
     """
 
@@ -64,20 +66,20 @@ class Pair:
         self,
         function: Function,
         examples: Sequence[Tensor],
+        batched: Batched,
         options: dict,
         label: str,
         *,
         wanted: Sequence[int],
-        pulled: Sequence[int],
+        pulled: dict[int, int],
         recompute: bool,
     ) -> None:
-        self.function, self.wanted, self.pulled = function, list(wanted), list(pulled)
+        self.function, self.wanted, self.pulled = function, list(wanted), dict(pulled)
         with torch.no_grad():
-            self.shapes = [y.shape for y in function(*[x.detach() for x in examples])]
-        self.outputs = len(self.shapes)
+            self.outputs = len(function(*[x.detach() for x in examples]))
         with _patiently(label), quietly():
             try:
-                self._forward, self._backward = _halves(self, examples, options, recompute=recompute)
+                self._forward, self._backward = _halves(self, examples, batched, options, recompute=recompute)
             except _MISSING:
                 self._forward, self._backward = _halves_by_compile(self, examples, options)
 
@@ -122,7 +124,7 @@ class Pair:
 _MISSING = (ImportError, AttributeError, TypeError)
 
 
-def _halves(pair: Pair, examples: Sequence[Tensor], options: dict, *, recompute: bool) -> Any:
+def _halves(pair: Pair, examples: Sequence[Tensor], batched: Batched, options: dict, *, recompute: bool) -> Any:
     from torch._functorch.partitioners import default_partition, min_cut_rematerialization_partition
 
     n = pair.outputs
@@ -130,7 +132,10 @@ def _halves(pair: Pair, examples: Sequence[Tensor], options: dict, *, recompute:
         outputs = pair.function(*[x.detach() for x in examples])
     cotangents = [torch.empty_like(outputs[i]) for i in pair.pulled]
     primals = [x.detach().requires_grad_(i in pair.wanted) for i, x in enumerate(examples)]
-    module, mode = _traced(lambda *x: pair.joint(x[: len(examples)], x[len(examples) :]), [*primals, *cotangents])
+    if batched:
+        batched = {**batched, **{len(examples) + j: [dim] for j, dim in enumerate(pair.pulled.values())}}
+    joint = [*primals, *cotangents]
+    module, mode = _traced(lambda *x: pair.joint(x[: len(examples)], x[len(examples) :]), joint, batched)
     _name_inputs(module, len(examples))
     cut = default_partition if recompute else min_cut_rematerialization_partition
     forward, backward = cut(module, None, num_fwd_outputs=n, static_lifetime_input_indices=[])  # pyright: ignore
@@ -147,17 +152,23 @@ def _halves(pair: Pair, examples: Sequence[Tensor], options: dict, *, recompute:
     return (ahead if order == list(range(len(kept))) else run), back
 
 
-def _traced(function: Function, examples: Sequence[Tensor]) -> Any:
+def _traced(function: Function, examples: Sequence[Tensor], batched: Batched) -> Any:
     """The graph of ATen operations, and the mode of its fake tensors."""
+    from torch._dispatch.python import enable_python_dispatcher
+    from torch._dynamo.source import ConstantSource
     from torch._inductor.decomposition import select_decomp_table
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    fakes = [mode.from_tensor(x, static_shapes=True) for x in examples]
+    fakes = []
+    for i, x in enumerate(examples):
+        kinds = [DimDynamic.DUCK if j in batched.get(i, ()) else DimDynamic.STATIC for j in range(x.dim())]
+        context = StatelessSymbolicContext(dynamic_sizes=kinds, constraint_sizes=[None] * x.dim())  # pyright: ignore
+        fakes.append(mode.from_tensor(x, symbolic_context=context, source=ConstantSource(f"x{i}")))
     table = select_decomp_table()
-    with mode:
+    with mode, enable_python_dispatcher():
         module = make_fx(function, decomposition_table=table, tracing_mode="real")(*fakes)
         _refuse_draws(module)
         if _changes(module):
@@ -200,9 +211,10 @@ def _inductor(module: torch.fx.GraphModule, mode: Any, options: dict, *, backwar
 
     examples = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
     ours = {"cpp_wrapper": True, **options}
-    # Inductor's own tanh on the CPU is several times slower than its decomposed form.
-    decomposed = config.patch({"cpp.use_decompose_tanh": True})
-    with tracing(TracingContext(mode)), decomposed, config.patch(ours), torch.no_grad():
+    # Inductor's own tanh on the CPU is several times slower than its decomposed form; and whether the processor's vector
+    # instructions work, it would ask a subprocess in every process anew.
+    known = config.patch({"cpp.use_decompose_tanh": True, "cpp.vec_isa_ok": True})
+    with tracing(TracingContext(mode)), known, config.patch(ours), torch.no_grad():
         compiled = compile_fx_inner(module, examples, is_backward=backward, cpp_wrapper=ours["cpp_wrapper"])
     return getattr(compiled, "current_callable", None) or compiled
 

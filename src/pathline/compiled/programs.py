@@ -21,7 +21,8 @@ class Field:
 
     def __init__(self, reading: Reading, term: Bound) -> None:
         self.module, self.structure = reading.graph.module, term.structure
-        self.time_place, self.leaf_places, self.count = reading.time, reading.leaves, len(reading.tensors)
+        self.time_place, self.leaf_places, self.sizes = reading.time, reading.leaves, reading.sizes
+        self.count = len(reading.tensors)
         self.lead, self.dtype, self.device = term.lead, term.dtype, term.device
 
     def reads(self, inputs: Sequence[Tensor], low: Tensor, high: Tensor) -> FieldNow:
@@ -34,7 +35,7 @@ class FieldNow:
 
     def __init__(self, field: Field, inputs: Sequence[Tensor], low: Tensor, high: Tensor) -> None:
         self.field, self.low, self.high = field, low, high
-        taken = {field.time_place, *field.leaf_places}
+        taken = {field.time_place, *field.leaf_places, *field.sizes}
         free = iter(inputs)
         self.tensors: list[Any] = [None if i in taken else next(free) for i in range(field.count)]
 
@@ -46,6 +47,8 @@ class FieldNow:
         for place, leaf in zip(field.leaf_places, pytree.tree_leaves(field.structure.unravel(y)), strict=True):
             if place is not None:
                 tensors[place] = leaf
+        for place in field.sizes:
+            tensors[place] = y.shape[0]
         with torch.enable_grad():  # a field that differentiates inside does so wherever it stands
             (dy,) = field.module(*tensors)
         return dy.to(y.dtype)
@@ -116,21 +119,24 @@ class StepProgram:
 
 
 class StartProgram:
-    """The first slope and the length of the first step.
+    """The first slope and, where ``chosen``, the length of the first step.
 
     References:
         Hairer, Norsett, Wanner (1993), Solving Ordinary Differential Equations I, II.4.
     """
 
-    def __init__(self, base: RungeKutta, field: Field) -> None:
-        self.base, self.field = base, field
+    def __init__(self, base: RungeKutta, field: Field, chosen: bool) -> None:
+        self.base, self.field, self.chosen = base, field, chosen
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Takes y, times (start, end and bounds), tolerances and inputs."""
-        y, times, rtol, atol, *inputs = tensors
+        """Takes y, times (start, end and bounds), tolerances where a length is chosen, and inputs."""
+        y, times, *rest = tensors
         t0, t1, low, high = times.unbind()
-        now = self.field.reads(inputs, low, high)
+        now = self.field.reads(rest[2:] if self.chosen else rest, low, high)
         f0 = now.rate(t0, y, None)
+        if not self.chosen:
+            return (f0,)
+        rtol, atol = rest[:2]
         with torch.no_grad():
             return f0, self._length(now, t0, t1, y, f0, _scale(y, y, rtol, atol))
 

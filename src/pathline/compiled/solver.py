@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pathline._structure import host
-from pathline.compiled.capture import COUNTS, Reading, Untraceable, code_of, read
+from pathline.compiled.capture import COUNTS, Reading, Untraceable, code_of, first_line, read
 from pathline.compiled.kernels import Kernel, Pair
 from pathline.compiled.programs import Field, StartProgram, StepProgram
 from pathline.gradients import inputs as places
@@ -61,7 +61,7 @@ class Compiled:
         self.inner = rows and any(times[0] != t != times[-1] for t in times)
         self.carries_slope = base.fsal
         self.evaluations = base.stages - base.fsal
-        self._read: tuple[Any, ...] = (None,) * 4
+        self._read: tuple[Any, ...] = (None,) * 5
         self._tolerances: tuple[Any, ...] = (None, None)
         self._first: float | None = None
         self._recording = False
@@ -80,13 +80,22 @@ class Compiled:
         if not self.base.fsal:
             return None
         reading = self.reading(term, t0, y0, args)
-        if reading is None or self.error != "ratio" or isinstance(t0, Tensor):
+        if reading is None:
             return self.base.init(term, t0, y0, args)
-        tensors = [y0, self._clock(term, t0, self.times[-1]), *self._tolerance(term), *reading.inputs]
-        (f0, length), self.started = self._run(("start",), reading, term, tensors, own=1, pulled=[0])
-        term.counted(2)
-        self._first = length.detach().item()
-        return f0
+        try:
+            return self._start(reading, term, t0, y0)
+        except Untraceable as refusal:
+            self.refuse(term, y0, refusal)
+            return self.base.init(term, t0, y0, args)
+
+    def _start(self, reading: Reading, term: Bound, t0: Time, y0: Tensor) -> Tensor:
+        chosen = self.error == "ratio"
+        tolerance = self._tolerance(term) if chosen else []
+        tensors = [y0.contiguous(), self._clock(term, t0, self.times[-1]), *tolerance, *reading.inputs]
+        values, self.started = self._run(("start", chosen), reading, term, tensors, own=1, pulled={0: 0})
+        term.counted(1 + chosen)
+        self._first = values[1].detach().item() if chosen else None
+        return values[0]
 
     def first_step(self) -> float | None:
         """The length of the first step, where `init` has found it; once."""
@@ -101,8 +110,14 @@ class Compiled:
         if self.base.fsal and carry is None:
             carry = term.rate(t0, y, args)
         due = [] if isinstance(t1, Tensor) else self._due(t0, t1)
-        step = CompiledStep(self, term, t0, t1, y, args, carry if self.base.fsal else None)
-        step.take(reading, due)
+        slope = carry.contiguous() if self.base.fsal and carry is not None else None
+        step = CompiledStep(self, term, t0, t1, y.contiguous(), args, slope)
+        try:
+            step.take(reading, due)
+        except Untraceable as refusal:
+            self.refuse(term, y, refusal)
+            return self.base.step(term, t0, t1, y, args, carry)
+        term.stats.compiled = True
         return step
 
     def _due(self, t0: float, t1: float) -> list[float]:
@@ -114,9 +129,9 @@ class Compiled:
 
     def reading(self, term: Bound, t: Any, y: Tensor, args: Any) -> Reading | None:
         """The graph and what it reads now; None where steps are plain."""
-        epoch, known, shape, reading = self._read
+        epoch, known_term, known, shape, reading = self._read
         now = places.swaps()
-        if epoch == now and known is args and shape == y.shape:
+        if epoch == now and known_term is term.term and known is args and shape == y.shape:
             return reading
         reading = None
         # The adjoint's augmented field stays as it is: its parts look into the graph of every evaluation.
@@ -127,18 +142,23 @@ class Compiled:
                 try:
                     reading = read(term, t, y, args)
                 except Untraceable as refusal:
-                    self._refuse(code, _situation(term, y), str(refusal))
-        self._read = (now, args, y.shape, reading)
+                    self.refuse(term, y, refusal)
+        self._read = (now, term.term, args, y.shape, reading)
         return reading
 
-    def _refuse(self, code: Any, situation: Any, reason: str) -> None:
-        _REFUSED.setdefault(code, set()).add(situation)
+    def refuse(self, term: Bound, y: Tensor, reason: Untraceable) -> None:
+        """Plain steps from here on, with a warning; what records steps for a whole solve has to begin again."""
+        code = code_of(term.term)
+        _REFUSED.setdefault(code, set()).add(_situation(term, y))
+        self._read = (None,) * 5
         name = getattr(code, "co_qualname", getattr(code, "__qualname__", str(code)))
         warnings.warn(
             f"`compile=True`: {name} cannot be compiled and runs as it is: {reason}. This is said once.",
             RuntimeWarning,
             stacklevel=2,
         )
+        if self._recording:
+            raise reason
 
     def _tolerance(self, term: Bound) -> list[Tensor]:
         """Relative and absolute, as tensors."""
@@ -169,7 +189,7 @@ class Compiled:
             self._recording = False
 
     def _run(
-        self, variant: tuple[Any, ...], reading: Reading, term: Bound, tensors: list[Tensor], *, own: int, pulled: list[int]
+        self, variant: tuple[Any, ...], reading: Reading, term: Bound, tensors: list[Tensor], *, own: int, pulled: dict[int, int]
     ) -> tuple[tuple[Tensor, ...], Tape | None]:
         """Call the program of this variant, compiled at its first call.
 
@@ -181,30 +201,41 @@ class Compiled:
         if self._recording or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
             moving = [i for i, x in enumerate(tensors) if i >= own and x.requires_grad]
             wanted = (*range(own), *moving)
-        key = (id(self.base), variant, wanted, self.recompute, *(tuple(x.shape) for x in tensors[1:inputs]))
+        key = (id(self.base), variant, wanted, self.recompute, *(tuple(x.shape) for x in tensors[own:inputs]))
         programs = reading.graph.programs
         program = programs.get(key)
         if program is None:
-            program = programs[key] = self._compile(variant, reading, term, tensors, wanted, pulled)
+            try:
+                program = self._compile(variant, reading, term, tensors, wanted, pulled)
+            except Untraceable:
+                raise
+            except Exception as error:
+                raise Untraceable(f"Inductor fails with {type(error).__name__}: {first_line(error)}") from error
+            programs[key] = program
+            COUNTS["programs"] += 1
         if not isinstance(program, Pair):
             return program(*tensors), None
         if self._recording:
             outputs, saved = program.forward(tensors)
-            return outputs, Tape(program, saved, own)
+            return outputs, Tape(program, saved, own, self.capacity)
         return _Run.apply(program, *tensors), None  # pyright: ignore[reportReturnType]
 
     def _compile(
-        self, variant: Any, reading: Reading, term: Bound, tensors: list[Tensor], wanted: Any, pulled: list[int]
+        self, variant: Any, reading: Reading, term: Bound, tensors: list[Tensor], wanted: Any, pulled: dict[int, int]
     ) -> Kernel | Pair:
-        COUNTS["programs"] += 1
         field = Field(reading, term)
-        function = StartProgram(self.base, field) if variant[0] == "start" else StepProgram(self.base, field, *variant[1:])
+        function = StartProgram(self.base, field, variant[1]) if variant[0] == "start" else StepProgram(self.base, field, *variant[1:])
         label = f"the {variant[0]} of {self.base.name} for a state {tuple(tensors[0].shape)}"
+        batched: dict[int, list[int]] = {}
+        if reading.graph.batched:
+            own = len(tensors) - len(reading.inputs)
+            batched = {i: [0] for i in range(1 + (variant[0] == "step" and self.base.fsal))}
+            free = [i for i, x in enumerate(reading.tensors) if x is not None]
+            batched |= {own + j: reading.graph.batched.get(i, []) for j, i in enumerate(free)}
         if wanted:
-            return Pair(
-                function, tensors, self.options, label, wanted=wanted, pulled=pulled, recompute=self.recompute
-            )
-        return Kernel(function, tensors, self.options, label)
+            options: dict[str, Any] = {"wanted": wanted, "pulled": pulled, "recompute": self.recompute}
+            return Pair(function, tensors, batched, self.options, label, **options)
+        return Kernel(function, tensors, batched, self.options, label)
 
 
 #: Kinds of fields that were refused, with the situations in which they were.
@@ -253,7 +284,7 @@ class CompiledStep:
             tensors.append(weights)
         estimates = 0 if not error else 1 if error == "ratio" else len(solver.base._errors)
         last = 1 + fsal + estimates
-        pulled = [0, *([1] if fsal else []), *([last] if weights is not None else [])]
+        pulled = {0: 0, **({1: 0} if fsal else {}), **({last: 1} if weights is not None else {})}
         variant = ("step", error, weights is not None)
         values, tape = solver._run(variant, reading, term, tensors + reading.inputs, own=own, pulled=pulled)
         term.counted(solver.evaluations + (len(solver.base._extra) if weights is not None else 0))
@@ -311,6 +342,7 @@ class CompiledStep:
             reading = self.solver.reading(self.term, self.t0, self.y0, self.args)
             assert reading is not None
             rows = self._outputs(reading, self._curve_weights(), "")[4]
+            self.solver.dense = True  # who asks once will ask again
             self._curve = rows[: len(self.solver.base._polynomial)]
         return self._curve
 
@@ -329,8 +361,8 @@ class Tape:
         powers: ``(count, degree)``, where it gave the curve and the rows were read from that.
     """
 
-    def __init__(self, pair: Pair, saved: list[Any], own: int) -> None:
-        self.pair, self.saved, self.own = pair, saved, own
+    def __init__(self, pair: Pair, saved: list[Any], own: int, capacity: int) -> None:
+        self.pair, self.saved, self.own, self.capacity = pair, saved, own, capacity
         self.count = 0
         self.powers: Tensor | None = None
 
@@ -344,7 +376,7 @@ class Tape:
             cotangents.append(zero if g_slope is None else g_slope)
         g_extra: Tensor | None = None
         if len(pair.pulled) > len(cotangents):
-            g_curve = zero.new_zeros(pair.shapes[pair.pulled[-1]])
+            g_curve = zero.new_zeros(self.capacity, *zero.shape)
             if g_rows is not None and self.powers is None:
                 g_curve[: len(g_rows)] = g_rows
             elif g_rows is not None and self.powers is not None:
@@ -385,7 +417,7 @@ class _Run(torch.autograd.Function):
             kept = iter(ctx.saved_tensors[ctx.count :])
             saved = [next(kept) if x is None else x for x in ctx.others]
             full = [
-                torch.zeros(shape, dtype=dtype, device=device) if g is None else g
+                torch.zeros(shape, dtype=dtype, device=device) if g is None else g.contiguous()
                 for g, (shape, dtype, device) in zip(given, ctx.likes, strict=True)
             ]
             found = pair.backward(saved, full)

@@ -14,7 +14,7 @@ from pathline._structure import host
 from pathline.controllers import Controller
 from pathline.gradients.augmented import Backward, Controlled
 from pathline.gradients.backprop import Backprop
-from pathline.gradients.base import Kept, alive, gather, run
+from pathline.gradients.base import Kept, alive, differentiated, gather, run
 from pathline.gradients.entries import entry_by_entry
 from pathline.gradients.interpolated import Interpolated, Stations, Trail, ends_of
 from pathline.gradients.recompute import Recipe, no_forward_mode, prepare
@@ -359,7 +359,7 @@ def sweep(
         keep: called with each interval's solve (dense) and the scale of its adjoint.
         trail: where the state is found, unless it is integrated backwards.
     """
-    create_graph = torch.is_grad_enabled()
+    create_graph = differentiated(rows, g, t, *tensors)
     if create_graph and t is not None:
         raise RuntimeError(
             'Second derivatives with respect to `t` are not offered by gradient="adjoint". Use gradient="checkpointed".'

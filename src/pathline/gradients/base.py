@@ -162,6 +162,11 @@ def alive(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [None if x is None else torch._C._functorch.unwrap_if_dead(x) for x in tensors]  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def differentiated(*tensors: Tensor | None) -> bool:
+    """Whether a backward pass is to be differentiated in turn: where torch.func asks for it, something has to move."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in alive(tensors))
+
+
 def aliases(tensors: Sequence[Tensor | None], create_graph: bool) -> list[Tensor | None]:
     """Fresh names for inputs of a recomputation, so that its graph ends at them.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pathline._random import restored, snapshot
 from pathline.controllers import Setting
-from pathline.gradients.base import Kept, Sum, add, gather, run, timed
+from pathline.gradients.base import Kept, Sum, add, differentiated, gather, run, timed
 from pathline.gradients.recompute import Piece, Recipe, Tape, no_forward_mode
 from pathline.gradients.steplog import State, StepLog
 from pathline.loop import contribution
@@ -174,7 +174,7 @@ class Sweep:
         self.g_curve = cotangents[n] if curved else None
         self.states = solve.states(states, y0)
         self.g_states = solve.states(cotangents[n + curved + 1 :], None)
-        self.tape = Tape(solve.recipe, t, inputs, torch.is_grad_enabled())
+        self.tape = Tape(solve.recipe, t, inputs, differentiated(y0, t, *inputs, *states, *cotangents))
         self.g_t: Tensor | None = None
         self.g_inputs = Sum(len(inputs), in_place=not (self.tape.create_graph or self.tape.transform))
         self.known: tuple[Any, Any, Any] = (None, None, None)

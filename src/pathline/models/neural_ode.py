@@ -28,7 +28,7 @@ class NeuralODE(nn.Module):
         atol: Absolute tolerance of an adaptive method.
         dt: Step of a fixed-step method.
         augment: Number of zeros appended to the state at the start and dropped at the end.
-        gradient: ``"backprop"``, ``"checkpointed"``, ``"adjoint"``, or a gradient object.
+        gradient: ``"backprop"``, ``"checkpointed"``, ``"reversible"``, ``"adjoint"``, or a gradient object.
         return_augmented: Keep the augmented components in what is returned.
         augment_dim: The dimension that grows: -1 for vectors, 1 for the channels of images.
         controller: As in ``pathline.solve``.

@@ -141,8 +141,9 @@ class Stages:
         term.stats.evaluations += len(self.times) - 1
         return self._rate(term, times, y).reshape(z.shape)
 
-    @cached_property
+    @property
     def _repeated(self) -> tuple[Bound, Tensor]:
+        """Made anew each time: what the iterations made has no graph, and the last call of all needs one."""
         times = torch.stack([torch.as_tensor(t) for t in self.times], 1).reshape(-1)
         return repeated(self.term, len(self.base), len(self.times)), times
 

@@ -215,3 +215,12 @@ def test_second_derivatives_by_the_times():
     ys = pathline.solve(field, START, t, args=RATE, gradient=Adjoint(state="dense"), **TIGHT).ys
     with pytest.raises(RuntimeError, match='Use gradient="checkpointed"'):
         torch.autograd.grad(ys.square().sum(), t, create_graph=True)
+
+
+def test_newton_that_finds_no_solution_on_the_way_back():
+    """``Y = y + Y^2`` has no real root above y = 1/4: a step back of that length cannot be made."""
+    y0 = torch.tensor([1.0], dtype=DOUBLE, requires_grad=True)
+    gradient = Adjoint(method="implicit_euler", controller=pathline.FixedStep(1.0))
+    y1 = pathline.solve(lambda t, y: -y * y, y0, (0.0, 1.0), gradient=gradient).y1
+    with pytest.raises(pathline.NewtonError, match=r'did not converge.*Adjoint\(state="dense"\)'):
+        y1.sum().backward()

@@ -201,6 +201,63 @@ def test_gradients_of_stiff_methods(method: str, gradient: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+MODES = {
+    "backprop": "backprop",
+    "checkpointed": "checkpointed",
+    "few states": pathline.Checkpointed(schedule="logarithmic", states=3),
+    "adjoint": "adjoint",
+    "dense adjoint": pathline.Adjoint(state="dense"),
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [
+        *(("dopri5", mode) for mode in MODES),
+        *(("rodas5p", mode) for mode in ("backprop", "checkpointed", "adjoint")),
+        *(("kvaerno5", mode) for mode in ("backprop", "checkpointed")),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")  # torch's own, when it loads its rules
+def test_a_cost_that_differentiates_the_field_in_every_mode(method: str, mode: str) -> None:
+    """Hutchinson's vector-Jacobian products inside autograd, torch.func.grad, forward mode and Newton's iterations."""
+    field, y0 = Field(), start(2)
+    cost = {"jacobian": pathline.JacobianNorm(torch.cos(start(2)))}
+
+    def norm(y: Tensor) -> Tensor:
+        options = {"rtol": 1e-7, "atol": 1e-8, "method": method, "gradient": MODES[mode]}
+        return solve(field, y, (0.0, 0.4), integrals=cost, **options).integrals1["jacobian"].sum()
+
+    def reference(y: Tensor) -> Tensor:
+        rk4 = solve(field, y, (0.0, 0.4), integrals=cost, method="rk4", dt=0.02)
+        return rk4.integrals1["jacobian"].sum()
+
+    y = y0.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(reference(y), y)
+    (found,) = torch.autograd.grad(norm(y), y)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.func.grad(norm)(y0), wanted, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(norm(y0), reference(y0), rtol=1e-5, atol=0)
+    if mode == "backprop":  # forward mode is the same for all
+        way = torch.sin(3 * y0)
+        _, tangent = torch.func.jvp(norm, (y0,), (way,))
+        torch.testing.assert_close(tangent, (wanted * way).sum(), rtol=1e-4, atol=1e-5)
+
+
+def test_costs_in_reversible_steps() -> None:
+    """Costs are undone with the state."""
+    field, y0 = Field(), start(2).requires_grad_()
+    grads = []
+    for gradient in ("backprop", "reversible"):
+        solution = solve(
+            field, y0, TIMES, method="reversible_heun", rtol=1e-5, atol=1e-6, gradient=gradient,
+            integrals={"energy": pathline.KineticEnergy()},
+        )  # fmt: skip
+        grads.append(torch.autograd.grad(solution.integrals["energy"].square().sum(), y0)[0])
+    torch.testing.assert_close(*grads, rtol=1e-8, atol=1e-9)
+
+
 def test_second_derivatives() -> None:
     field, y0 = Field(), start(2).requires_grad_()
     energy = {"energy": pathline.KineticEnergy(), "jacobian": pathline.JacobianNorm(start(2))}
@@ -413,6 +470,12 @@ def test_refusals_say_what_to_do() -> None:
     for wrong in ({"kind": "uniform"}, {"probes": 0}):
         with pytest.raises(ValueError, match="`kind`|`probes`"):
             pathline.JacobianNorm(**wrong)
+
+
+def test_the_sensitivity_of_a_solve_with_costs_is_refused() -> None:
+    solution = solve(Field(), start(), TIMES, integrals={"energy": pathline.KineticEnergy()})
+    with pytest.raises(ValueError, match="without `integrals`"):
+        pathline.sensitivity(solution, lambda ys: ys[-1].sum())
 
 
 def test_a_failed_solve_shows_its_costs() -> None:

@@ -1,0 +1,74 @@
+"""How the state and its costs lie in one tensor, and what error control sees of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pathline._structure import Structure
+from pathline.loop import Problem
+from pathline.tolerance import Tolerance
+
+
+class Aligned(Structure):
+    """The leaves side by side along their common first dimension, on either clock: a batch keeps its rows."""
+
+    def __init__(self, example: Any, *, rows: bool) -> None:
+        super().__init__(example, rows=True)
+        self.rows = rows
+
+
+def layout(state: Any, zeros: dict[str, Tensor], problem: Problem) -> Structure:
+    """The structure of the pair ``(state, costs)``."""
+    if problem.per_sample:
+        return Structure((state, zeros), rows=True)
+    if problem.structure.plain and state.dim() > 1 and all(z.dim() and len(z) == len(state) for z in zeros.values()):
+        return Aligned((state, zeros), rows=False)  # implicit methods find the samples of a batch in its rows
+    return Structure((state, zeros))
+
+
+@dataclass(frozen=True)
+class Seen(Tolerance):
+    """A tolerance that looks at the first ``seen`` of ``width`` entries of the last dimension alone."""
+
+    seen: int = 0
+    width: int = 0
+
+    def scale(self, y0: Tensor, y1: Tensor) -> Tensor:
+        """That of the entries that count; without bound for the others."""
+        n = self.seen
+        rtol, atol = (x[..., :n] if isinstance(x, Tensor) else x for x in (self.rtol, self.atol))
+        part = Tolerance(rtol, atol).scale(y0[..., :n], y1[..., :n])
+        rest = part.new_full((*part.shape[:-1], self.width - n), torch.finfo(part.dtype).max / 4)
+        return torch.cat([part, rest], dim=-1)
+
+    def resolution(self, y: Tensor) -> Tensor:
+        """Such that a mean over all entries is that over the ones that count."""
+        return self.scale(y, y) * math.sqrt(self.seen / self.width if self.width else 1.0)
+
+    def norm(self, scaled: Tensor) -> float | Tensor:
+        """Of the entries that count."""
+        return super().norm(scaled) if self.per_sample else super().norm(self._counting(scaled))
+
+    def norms(self, scaled: Tensor) -> Tensor:
+        """Of the entries that count, for each row."""
+        return super().norms(self._counting(scaled))
+
+    def _counting(self, scaled: Tensor) -> Tensor:
+        return scaled[..., : self.seen].contiguous()  # added up in the order of a solve without costs
+
+
+def wide(value: float | Tensor, start: Tensor, y0: Tensor, seen: int, rest: float) -> float | Tensor:
+    """A tolerance of the state alone, for the whole in its layout."""
+    if not isinstance(value, Tensor):
+        return value
+    if start.dim() == 1:
+        part = value.expand(y0.shape).reshape(-1)
+    else:
+        lead = len(value) if value.dim() == y0.dim() else 1
+        part = value.expand(lead, *y0.shape[1:]).reshape(lead, seen)
+    return torch.cat([part, part.new_full((*part.shape[:-1], start.shape[-1] - seen), rest)], dim=-1)
