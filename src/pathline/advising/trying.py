@@ -150,7 +150,8 @@ class _Bench:
         self.least = 0.0
         self.quickest = math.inf
         self.facts = Facts()
-        self.shown = f"{getattr(f, '__name__', type(f).__name__)} from t = {float(times[0]):g} to {float(times[-1]):g}, state {structure}, {real.dtype}"
+        name = getattr(f, "__name__", type(f).__name__)
+        self.shown = f"{name} from t = {float(times[0]):g} to {float(times[-1]):g}, state {structure}, {real.dtype}"
         self.shown += f", rtol={rtol:g}, atol={atol:g}."
 
     # --- the whole

@@ -81,16 +81,29 @@ def read(term: Bound, t: Any, y: Tensor, args: Any) -> Reading:
     Raises:
         Untraceable: the field does what a graph cannot say.
     """
+    return look(term, term.time(t), y, None if args is None else term.given(args))
+
+
+def look(term: Bound, t: Tensor, y: Tensor, given: Any, *, shrinks: bool = False) -> Reading:
+    """The graph of a term at a state like ``y``, with time and ``args`` as the field receives them.
+
+    Args:
+        term, t, y, given: as the names say.
+        shrinks: the batch gets smaller during the solve: one graph for all sizes from the first on.
+    """
     with torch.enable_grad():  # where a field turns gradients off, the graph must know to turn them on again
-        time = term.time(t).detach()
+        time = t.detach()
         state = term.structure.unravel(y.detach().contiguous())
         leaves = [x.detach() for x in pytree.tree_leaves(state)]
         state = pytree.tree_unflatten(leaves, pytree.tree_structure(state))
-        given = None if args is None else term.given(args)
-        _let_batch_vary(code_of(term.term), leaves, given)
+        code = code_of(term.term)
+        if shrinks:
+            _mark([time, *leaves], given, len(y))
+        else:
+            _let_batch_vary(code, leaves, given)
         _NOTED.graph, _NOTED.reading = None, True
         try:
-            _traced(code_of(term.term))(term.term, term.structure, time, state, given)
+            _traced(code, shrinks)(term.term, term.structure, time, state, given)
         except Untraceable:
             raise
         except Exception as error:
@@ -116,19 +129,20 @@ def _rate(term: Any, structure: Any, t: Tensor, state: Any, args: Any) -> Tensor
     return structure.ravel(term.rate(t, state, args)).clone()
 
 
-#: The traced function for every kind of field, as long as that lives.
-_TRACED: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = weakref.WeakKeyDictionary()
+#: The traced function for every kind of field and of batch, as long as that kind of field lives.
+_TRACED: weakref.WeakKeyDictionary[Any, dict[bool, Callable[..., Any]]] = weakref.WeakKeyDictionary()
 
 
-def _traced(code: Any) -> Callable[..., Any]:
-    found = _TRACED.get(code)
+def _traced(code: Any, shrinks: bool) -> Callable[..., Any]:
+    kinds = _TRACED.setdefault(code, {})
+    found = kinds.get(shrinks)
     if found is None:
         # A cache of its own for every kind of field: Dynamo's belong to a code object and hold eight entries.
         options: dict[str, Any] = {"recompile_limit": LIMIT, "isolate_recompiles": True}
         with quietly():
             _keep_quiet()
             found = torch.compile(_rate, backend=_note, fullgraph=True, dynamic=False, **options)
-        _TRACED[code] = found
+        kinds[shrinks] = found
     return found
 
 
@@ -215,6 +229,10 @@ def _let_batch_vary(code: Any, leaves: list[Tensor], args: Any) -> None:
         met.add(size)
     if len(met) < 3 or size < 2:
         return
+    _mark(leaves, args, size)
+
+
+def _mark(leaves: list[Tensor], args: Any, size: int) -> None:
     own = [x for x in pytree.tree_leaves(args) if isinstance(x, Tensor) and x.dim() and x.shape[0] == size]
     for x in [*leaves, *own]:
         torch._dynamo.maybe_mark_dynamic(x, 0)

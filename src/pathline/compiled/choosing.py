@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -57,6 +58,7 @@ def compiled(
     steps = Compiled(
         solver,
         problem.times,
+        size=math.prod(problem.term.empty().shape[1:]),
         rows=not problem.save.steps,
         dense=problem.save.dense or watched,
         error=error,

@@ -30,12 +30,17 @@ from pathline.solvers.runge_kutta import RungeKutta
 from pathline.terms import Bound, Time
 
 
+#: States up to this size pay nothing for rows that nobody asked for.
+SMALL = 2048
+
+
 class Compiled:
     """A method for one solve, whose steps are compiled.
 
     Args:
         base: an explicit Runge-Kutta method.
         times: the requested times as host floats, so that a step knows the rows that fall into it.
+        size: elements of the state.
         rows: whether rows at the requested times will be asked for.
         dense: whether every step will be asked for its curve.
         error: "ratio", "estimate" or "", see `StepProgram`.
@@ -48,6 +53,7 @@ class Compiled:
         base: RungeKutta,
         times: Sequence[float],
         *,
+        size: int,
         rows: bool,
         dense: bool,
         error: str,
@@ -66,7 +72,8 @@ class Compiled:
         self._first: float | None = None
         self._recording = False
         self.polynomial = base._polynomial.numpy()
-        self.capacity = max(len(self.polynomial), 2)
+        # Rows of dense output that a step gives beside itself; where more are due it gives its curve.
+        self.capacity = max(len(self.polynomial), 8 if size <= SMALL else 2)
         self.started: Tape | None = None
 
     def __getattr__(self, name: str) -> Any:

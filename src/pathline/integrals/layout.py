@@ -14,21 +14,45 @@ from pathline.loop import Problem
 from pathline.tolerance import Tolerance
 
 
-class Aligned(Structure):
-    """The leaves side by side along their common first dimension, on either clock: a batch keeps its rows."""
+class Beside(Structure):
+    """The structure of a pair ``(state, costs)``; the way of a plain state, taken at every evaluation, is short.
 
-    def __init__(self, example: Any, *, rows: bool) -> None:
-        super().__init__(example, rows=True)
+    Args:
+        state: the user's.
+        costs: zeros, by name.
+        rows: whether every sample has its own clock.
+        aligned: whether the parts lie side by side along their common first dimension on the shared clock too.
+    """
+
+    def __init__(self, state: Any, costs: dict[str, Tensor], *, rows: bool, aligned: bool) -> None:
+        super().__init__((state, costs), rows=rows or aligned)
         self.rows = rows
+        self.names = list(costs) if isinstance(state, Tensor) else None
+
+    def ravel(self, state: Any, what: str = "`f`") -> Tensor:
+        """One tensor out of a pair, whose parts the term has checked."""
+        if self.names is None or what != "`f`":
+            return super().ravel(state, what)
+        y, costs = state
+        lead = self._lead
+        return torch.cat([x.reshape(*x.shape[:lead], -1) for x in (y, *costs.values())], dim=-1)
+
+    def unravel(self, flat: Tensor) -> Any:
+        """The pair from one tensor."""
+        if self.names is None:
+            return super().unravel(flat)
+        lead = flat.shape[:-1]
+        parts = zip(flat.split(self.widths, dim=-1), self.shapes, strict=True)
+        y, *costs = (part.reshape(lead + shape) for part, shape in parts)
+        return y, dict(zip(self.names, costs, strict=True))
 
 
 def layout(state: Any, zeros: dict[str, Tensor], problem: Problem) -> Structure:
     """The structure of the pair ``(state, costs)``."""
-    if problem.per_sample:
-        return Structure((state, zeros), rows=True)
-    if problem.structure.plain and state.dim() > 1 and all(z.dim() and len(z) == len(state) for z in zeros.values()):
-        return Aligned((state, zeros), rows=False)  # implicit methods find the samples of a batch in its rows
-    return Structure((state, zeros))
+    # Implicit methods find the samples of a batch in its rows.
+    batch = problem.structure.plain and state.dim() > 1
+    aligned = batch and all(z.dim() and len(z) == len(state) for z in zeros.values())
+    return Beside(state, zeros, rows=problem.per_sample, aligned=aligned and not problem.per_sample)
 
 
 @dataclass(frozen=True)

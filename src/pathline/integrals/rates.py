@@ -83,12 +83,12 @@ class Rates(Term):
     """``d/dt (y, {name: q}) = (f, {name: fn(t, y, f)})``, from one evaluation of ``f``."""
 
     def __init__(self, inner: Term, own: Bound, costs: dict[str, Cost], shapes: dict[str, Any], seen: int) -> None:
-        self.inner, self.costs = inner, list(costs.values())
+        self.inner, self.costs = inner, costs
         self.shapes, self.seen = shapes, seen
         self.plain, self.rows, self.dim = own.structure.plain, own.per_sample, own.empty().dim()
         self.check = own._checked
-        self.pulls = any("pull" in cost.wishes for cost in self.costs)
-        timeless = all(getattr(cost.fn, "timeless", False) for cost in self.costs)
+        self.pulls = any("pull" in cost.wishes for cost in costs.values())
+        timeless = all(getattr(cost.fn, "timeless", False) for cost in costs.values())
         takes = getattr(inner, "takes", 3)
         self.takes = takes if timeless or takes != 1 else 2
 
@@ -132,16 +132,20 @@ class Rates(Term):
             return torch.where(systems.scale(cost).unsqueeze(1) > 0, settled, z)
 
     def _rates(self, t: Tensor, y: Any, dy: Any, given: Any, pull: Any, drawn: Any) -> dict[str, Tensor]:
-        first = pytree.tree_leaves(y)[0]
-        rates = {name: first.new_zeros(first.shape[:1] * self.rows + shape) for name, shape in self.shapes.items()}
-        for cost in self.costs:
+        first = y if self.plain else pytree.tree_leaves(y)[0]
+        lead, rates = first.shape[:1] if self.rows else torch.Size(), {}
+        for name, shape in self.shapes.items():
+            cost = self.costs.get(name)
+            if cost is None:  # one of steps
+                rates[name] = first.new_zeros(lead + shape)
+                continue
             value = cost(t, y, dy, given, pull, drawn)
-            if value.shape != rates[cost.name].shape:
+            if value.shape != lead + shape:
                 raise ValueError(
-                    f"`integrals[{cost.name!r}]` returned shape {tuple(value.shape)}; at the start of the solve it was "
-                    f"{tuple(rates[cost.name].shape)}. It keeps its shape."
+                    f"`integrals[{name!r}]` returned shape {tuple(value.shape)}; at the start of the solve it was "
+                    f"{tuple(lead + shape)}. It keeps its shape."
                 )
-            rates[cost.name] = value.to(first.dtype)
+            rates[name] = value.to(first.dtype)
         return rates
 
     def _inner(self, t: Tensor, y: Any, args: Any) -> Any:
