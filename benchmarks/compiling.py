@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -19,11 +20,14 @@ import pathline
 from benchmarks.contenders import Unavailable, diffrax, explained, ours, ready, run_once
 from benchmarks.environment import installed
 from benchmarks.rows import Row
-from benchmarks.tasks import MLPField, Task, default_task
+from benchmarks.tasks import ATOL, RTOL, MLPField, Task, default_task
+from benchmarks.timing import compare
 
 #: Seconds for the first step with an empty cache; with a full one it is `CACHED` for all.
 COLD = {"dopri5": 20.0, "tsit5": 20.0, "dopri8": 30.0, "density": 30.0}
 CACHED = 2.0
+#: An adaptive solve inside somebody's torch.compile may cost 1.15 times what it costs outside.
+INSIDE_BAR = 1 / 1.15
 
 
 class Density(nn.Module):
@@ -98,9 +102,41 @@ def compiling(*, quick: bool) -> Iterator[Row]:
     refusal = unavailable()
     for name, bar in COLD.items() if not quick else (("dopri5", COLD["dopri5"]),):
         yield from case_rows(name, bar, refusal)
+    yield inside_row(quick=quick)
     if installed("diffrax") is not None:
         taken = float(child("diffrax", "")["seconds"])  # pyright: ignore[reportArgumentType]
         yield Row("compile, diffrax dopri5", taken, taken, "s")
+
+
+class Layered(nn.Module):
+    """An adaptive solve between two layers."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task, self.field = task, task.field
+        self.before, self.after = nn.Linear(2, 2), nn.Linear(2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ys = pathline.solve(self.field, self.before(x), self.task.t, method="dopri5", rtol=RTOL, atol=ATOL).ys
+        return self.after(ys).square().mean()
+
+
+def inside_row(*, quick: bool) -> Row:
+    """A training step of a model under the user's own torch.compile, against the same model in eager mode."""
+    task = default_task(2, 64, 32)
+    model = Layered(task)
+    compiled = torch.compile(model)
+
+    def step(forward: nn.Module) -> None:
+        model.zero_grad(set_to_none=True)
+        forward(task.y0).backward()
+
+    title, line = "model under torch.compile, against eager", "inside the user's own torch.compile"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        timed = compare(lambda: step(compiled), lambda: step(model), pairs=4 if quick else 60)  # pyright: ignore[reportArgumentType]
+    notes: dict[str, object] = {"ms": timed.milliseconds()}
+    return Row(title, timed.ratio, timed.bounds[0], "x", INSIDE_BAR, notes=notes, line=line, interval=timed.bounds)
 
 
 def unavailable() -> str:

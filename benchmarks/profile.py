@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.contenders import explained
+from benchmarks.contenders import explained, run_once
 from benchmarks.environment import environment
 from benchmarks.tasks import Task, count, default_task
 from pathline import saving
@@ -137,6 +137,8 @@ def whole(task: Task, options: dict[str, Any]) -> float:
 def profiled(task: Task, *, compiled: bool, repeats: int) -> dict[str, Any]:
     """Medians in microseconds: each part, the sum of them, the step unwatched, and the floor."""
     options: dict[str, Any] = {"compile": True} if compiled else {}
+    kind = "compiled" if compiled else "eager"
+    run_once(kind, lambda: whole(task, options), lambda: task.solution("backprop", **options).stats)
     for _ in range(3):
         whole(task, options)
     evaluations = count(task.field, lambda: whole(task, {}))

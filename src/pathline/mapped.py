@@ -97,7 +97,7 @@ def look_for_hidden(term: Term, inputs: Inputs, leaves: Sequence[Tensor], spec: 
     if not term.offers("rate") or not all(isinstance(x, Tensor) for x in leaves):
         return
     y0, *tensors = pytree.tree_unflatten(list(map(_first, leaves)), spec), *map(_first, inputs.tensors)
-    t0 = _first(ts).flatten()[0].to(real_dtype(leaves[0].dtype))
+    t0 = _first(ts).flatten()[0].to(device=leaves[0].device, dtype=real_dtype(leaves[0].dtype))
     device = leaves[0].device
     before = snapshot(device)
     try:
@@ -130,7 +130,7 @@ def _refuse(f: Any, args: Any, options: dict[str, Any]) -> None:
     """Raise for what has no answer that vmap could hand on as one tensor."""
     reasons = {
         "events": "entries meet different numbers of them",
-        "integrals": "they are not among the tensors that are handed on",
+        "integrals": "what their functions read does not reach them entry by entry; make them part of the state",
         "hooks": "it would see a batch in place of an entry",
         "progress": "entries end at different times",
     }

@@ -28,6 +28,8 @@ def per_row(t: Tensor, state: Any) -> Tensor:
     The first dimension is the batch where the state has more than one, where all leaves of a structured state share it
     and one of them has more, and on the per-sample clock.
     """
+    if isinstance(state, Tensor) and state.dim() > 1:
+        return state.flatten(1).sum(1)
     leaves = pytree.tree_leaves(state)
     lengths = {x.shape[0] if x.dim() else None for x in leaves}
     batched = t.dim() > 0 or (len(lengths) == 1 and max(x.dim() for x in leaves) > 1)
@@ -37,7 +39,9 @@ def per_row(t: Tensor, state: Any) -> Tensor:
 
 def squares(state: Any) -> Any:
     """``|x|^2`` of every number."""
-    return pytree.tree_map(lambda x: (x * x.conj()).real if x.is_complex() else x.square(), state)
+    if isinstance(state, Tensor):
+        return (state * state.conj()).real if state.is_complex() else state.square()
+    return pytree.tree_map(squares, state)
 
 
 class KineticEnergy:

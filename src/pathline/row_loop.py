@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pathline import _random
+from pathline._forward import watched
 from pathline.controllers import Setting
 from pathline.hooks import Hooks
 from pathline.row_clocks import CODES, RowGrid, RowPID, on_host
@@ -178,7 +179,8 @@ class _March:
         self.term = problem.term
         self.samples = keeper.samples
         self.watch = None if problem.watch is None else problem.watch.rows(problem, args)
-        self.ends: list[tuple[Tensor, Tensor]] = []
+        self.left: list[tuple[np.ndarray, ...]] = []
+        self.ends: list[tuple[Tensor, Tensor, Any]] = []
         self.numbers = on_host(self.samples)
         self.accepted = np.zeros_like(self.numbers)
         self.rejected = np.zeros_like(self.numbers)
@@ -356,31 +358,21 @@ class _March:
         """Samples that are done, have failed or met an event drop out."""
         if not leaving.any():
             return y, carry, given
-        clock, result, rows = self.clock, self.result, self.problem.stats.rows
+        clock = self.clock
         left, stay = leaving.nonzero()[0], (~leaving).nonzero()[0]
         out, keep = (torch.from_numpy(x).to(y.device) for x in (left, stay))
-        samples = self.samples[out]
-        code = torch.from_numpy(clock.failure[left]).to(y.device)
+        code, met = clock.failure[left], np.full(len(left), -1)
         if event is not None:
-            result.event[samples] = event[out]
-            code = torch.where((event[out] >= 0) & (code == 0), _EVENT, code)
-        result.code[samples] = code
-        result.t1[samples] = clock.t[out].detach().double()
-        if self.window is None:
-            result.valid[samples] = self.keeper.next[out]
-        if isinstance(clock, RowPID):
-            result.dt[samples] = torch.from_numpy(clock.dt[left]).to(y.device)
-        assert rows is not None
-        index = self.problem.term.index
-        whole = samples if index is None else index[samples]
-        rows.accepted[whole] += torch.from_numpy(self.accepted[left]).to(y.device)
-        rows.rejected[whole] += torch.from_numpy(self.rejected[left]).to(y.device)
-        self.ends.append((samples, y[out]))
+            met = on_host(event)[left]
+            code = np.where((met >= 0) & (code == 0), _EVENT, code)
+        dt = clock.dt[left] if isinstance(clock, RowPID) else np.zeros(len(left))
+        self.left.append((self.numbers[left], code, met, dt, self.accepted[left], self.rejected[left]))
+        valid = self.keeper.next[out] if self.window is None else None
+        self.ends.append((y[out], clock.t[out].detach().double(), valid))
         self.samples = self.samples[keep]
         self.numbers, self.accepted, self.rejected = (x[stay] for x in (self.numbers, self.accepted, self.rejected))
         if not len(keep):
-            order = torch.cat([samples for samples, _ in self.ends]).argsort()
-            result.y1 = torch.cat([y for _, y in self.ends])[order]
+            self._finish(y.device)
             return y, None, None
         clock.select(stay, keep)
         if self.window is None:
@@ -389,6 +381,24 @@ class _March:
         if self.watch is not None:
             self.watch.select(keep)
         return y[keep], rows_of(carry, keep), rows_of(given, keep)
+
+    def _finish(self, device: torch.device) -> None:
+        """Lay what the samples left with into the order of the batch."""
+        result, rows, index = self.result, self.problem.stats.rows, self.problem.term.index
+        assert rows is not None
+        columns = [np.concatenate(column) for column in zip(*self.left, strict=True)]
+        samples, code, met, dt, accepted, rejected = (torch.from_numpy(column).to(device) for column in columns)
+        result.code[samples], result.event[samples] = code, met
+        if isinstance(self.clock, RowPID):
+            result.dt[samples] = dt
+        whole = samples if index is None else index[samples]
+        rows.accepted[whole] += accepted
+        rows.rejected[whole] += rejected
+        order = samples.argsort()
+        states, times, valid = zip(*self.ends, strict=True)
+        result.y1, result.t1 = torch.cat(states)[order], torch.cat(times)[order]
+        if self.window is None:
+            result.valid = torch.cat(valid)[order]
 
 
 def contribution(
@@ -431,9 +441,9 @@ def _calm(step: Step, good: Tensor | None) -> bool:
 
     Their cotangent is zero, and zero times infinity is not: rows that overflowed must not share the recording.
     """
-    if not torch.is_grad_enabled() or not step.y1.requires_grad or good is None:
+    if not torch.is_grad_enabled() or not watched(step.y1) or good is None:
         return True
-    errors = step.error if isinstance(step.error, tuple) else (step.error,)
+    errors = step.error if isinstance(step.error, tuple) else (step.error, getattr(step, "ratio", None))
     limit = torch.finfo(step.y1.dtype).max ** 0.5  # derivatives overflow before values do
     return all(bool((x.detach()[~good].abs() < limit).all()) for x in (step.y1, *errors) if x is not None)
 

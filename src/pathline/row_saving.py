@@ -188,13 +188,15 @@ class Window:
         number = torch.searchsorted((ends.T * keeper.sign[:, None]).contiguous(), keys) - 1
         row = places[number[due.sample, due.slot - low], due.sample]
         t0, t1, y1 = (torch.cat(x) for x in zip(*((a, b, step.y1) for step, a, b in steps), strict=True))
-        curves = torch.cat([step.coefficients().transpose(0, 1) for step, _, _ in steps])
-        times, start, end = exact[due.place], t0.index_select(0, row), t1.index_select(0, row)
-        theta = spread((times - start) / (end - start), y1)
-        values = horner(curves.index_select(0, row).transpose(0, 1), theta)
+        times, end, moving = exact[due.place], t1.index_select(0, row), keeper.exact is not None
         at_end = times == end
-        if bool(at_end.any()):
-            values = ended(values, y1.index_select(0, row), at_end, moving=keeper.exact is not None)
+        values = y1.index_select(0, row)
+        if moving or not bool(at_end.all()):
+            curves = torch.cat([step.coefficients().transpose(0, 1) for step, _, _ in steps])
+            start = t0.index_select(0, row)
+            theta = spread((times - start) / (end - start), y1)
+            between = horner(curves.index_select(0, row).transpose(0, 1), theta)
+            values = ended(between, values, at_end, moving=moving)
         if keeper.moved is not None:
             values = keeper.moved(values, due)
         return due, keeper.kept(values, keeper.times[due.place])

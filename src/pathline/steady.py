@@ -336,7 +336,13 @@ def _found(finder: Any, system: System, flat: Tensor) -> Root:
     """The root, without gradient."""
     with torch.no_grad():
         z = system.systems.flat(flat.detach())
-        return finder.find(system, z) if z.numel() else Root(z, torch.ones(len(z), dtype=torch.bool), z > 0)
+        return finder.find(system, z) if z.numel() else _nothing(z)
+
+
+def _nothing(z: Tensor) -> Root:
+    """The root of no equations."""
+    rested = torch.ones(len(z), dtype=torch.bool, device=z.device)
+    return Root(z, rested, rested)
 
 
 def _result(system: System, root: Root, structure: Structure, flat: Tensor, on_failure: str) -> SteadyState:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pathline._forward import forward_mode
+from pathline._forward import forward_mode, moves
 from pathline._structure import Structure, host, real_dtype
 from pathline.tolerance import Tolerance
 
@@ -378,7 +378,7 @@ class Bound:
         if args is not self._args[0]:
             self._sliced = holds_per_sample(args)
             given = unwrapped(args, self.index) if self._sliced else args
-            if self._sliced and any(isinstance(x, Tensor) and x.requires_grad for x in pytree.tree_leaves(args)):
+            if self._sliced and any(isinstance(x, Tensor) and moves(x) for x in pytree.tree_leaves(args)):
                 return given  # a slice belongs to the graph, or to the absence of one, in which it was taken
             self._args = (args, given)
         return self._args[1]

@@ -355,3 +355,44 @@ def test_evaluations_of_the_backward_pass_are_counted(clock, state):
     assert stats.evaluations == forward
     assert stats.backward_steps == stats.backward_accepted + stats.backward_rejected > 0
     assert math.isfinite(float(y0.grad.sum()))
+
+
+@pytest.mark.parametrize("state", ["backward", "dense"])
+def test_second_derivatives_do_not_walk_through_all_steps_before(state, monkeypatch):
+    """Nodes that each recorded product has in reach of what it differentiates by: as many at the end as at the start."""
+    sizes = []
+    known = torch.autograd.grad
+
+    def counting(outputs, inputs, *rest, **options):
+        if options.get("create_graph"):
+            sizes.append(reach(outputs, inputs))
+        return known(outputs, inputs, *rest, **options)
+
+    def reach(outputs, inputs):
+        least = min(depth(x.grad_fn) for x in inputs)
+        seen, stack = set(), [getattr(y, "node", None) or y.grad_fn for y in outputs]
+        while stack:
+            node = stack.pop()
+            if node is None or node in seen or depth(node) < least:
+                continue
+            seen.add(node)
+            stack += [edge for edge, _ in node.next_functions]
+        return len(seen)
+
+    depths = {}
+
+    def depth(node):
+        if node is None:
+            return 0
+        if node not in depths:
+            depths[node] = 0
+            depths[node] = 1 + max((depth(edge) for edge, _ in node.next_functions), default=0)
+        return depths[node]
+
+    a = A.clone().requires_grad_()
+    options = {"method": "rk4", "dt": 0.05, "args": a, "gradient": adjoint(state)}
+    y1 = pathline.solve(waving, Z0, (0.0, 1.0), **options).y1
+    monkeypatch.setattr(torch.autograd, "grad", counting)
+    known(y1.square().sum(), a, create_graph=True)
+    assert len(sizes) > 100
+    assert max(sizes) <= 4 * sizes[0]

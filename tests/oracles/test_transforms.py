@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -81,7 +83,7 @@ FIELDS = {
 
 
 def loss_of(field, method, gradient):
-    steps = {"dt": 0.15} if method == "rk4" else {"controller": pathline.FixedStep(0.15)}
+    steps = {"controller": pathline.FixedStep(0.3 if method == "kvaerno3" else 0.15)}
 
     def loss(w):
         run = pathline.solve(field, Y0, (0.0, 0.3), args=(w, NOISE), method=method, gradient=gradient, **steps)
@@ -191,6 +193,48 @@ def test_a_second_derivative_through_a_pull_back_that_outlived_its_transform(gra
         (slope,) = pull(2 * y1)
         found.append(torch.autograd.grad(slope.square().sum(), w)[0])
     close(found[1], found[0], gradient)
+
+
+@pytest.mark.parametrize("gradient", MODES)
+def test_gradients_by_the_times(gradient):
+    """The adjoint's are right once; differentiated in turn they would leave out the ends of its intervals."""
+    loss = lambda w, t: end(Y0, w, t, gradient).square().sum()  # noqa: E731
+    t1 = torch.tensor(0.9, dtype=D)
+    inputs = [x.clone().requires_grad_() for x in (W, t1)]
+    truth = torch.autograd.grad(end(Y0, *inputs).square().sum(), inputs)
+    for mine, theirs in zip(grad(loss, (0, 1))(W, t1), truth, strict=True):
+        close(mine, theirs, gradient)
+    twice = grad(lambda t: grad(loss)(W, t).sum())
+    if gradient == "adjoint":
+        with pytest.raises(RuntimeError, match="Second derivatives of a solve whose `t` is differentiated"):
+            twice(t1)
+    else:
+        step = 1e-4
+        ends = [grad(lambda w, t=t: end(Y0, w, t).square().sum())(W).sum() for t in (t1 + step, t1 - step)]
+        close(twice(t1), (ends[0] - ends[1]) / (2 * step), exact=1e-5)
+
+
+@pytest.mark.parametrize("method", ["tsit5", "gl4", "rodas5p"])
+@pytest.mark.parametrize("clock", ["shared", "per-sample"])
+def test_a_gradient_of_a_gradient_by_other_tensors(method, clock):
+    """The inner level does not know that the outer one watches; nor may what solvers keep outlive a level."""
+    steps = {"rtol": 1e-3, "atol": 1e-4} if pathline.METHODS[method].adaptive else {"dt": 0.2}
+    rate = lambda t, y, w: torch.tanh(torch.einsum("bi,bij->bj", y, w)) * torch.cos(t)  # noqa: E731
+    ws = torch.stack([W, -2 * W])
+    solver = copy.copy(pathline.METHODS[method])
+    for name in ("_nodes", "_polynomial", "spectrum"):
+        solver.__dict__.pop(name, None)  # so that constants are made inside the levels
+
+    def loss(y, w):
+        args = pathline.PerSample(w)
+        t = (0.0, 0.4) if clock == "per-sample" else torch.tensor([0.0, 0.1, 0.4])
+        return pathline.solve(rate, y, t, args=args, clock=clock, method=solver, **steps).ys.square().sum()
+
+    y, w = Y0.clone().requires_grad_(), ws.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(y, w), y, create_graph=True)
+    (truth,) = torch.autograd.grad(slope.sin().sum(), w)
+    close(grad(lambda w: grad(loss)(Y0, w).sin().sum())(ws), truth)
+    close(grad(loss, 1)(Y0, ws), torch.autograd.grad(loss(y, w), w)[0])
 
 
 @pytest.mark.parametrize("gradient", ["checkpointed", "adjoint"])

@@ -15,7 +15,7 @@ from pathline.advising.looking import Rate, kinked_layers, looks_smooth, steepne
 from pathline.advising.tasks import Task, until
 from pathline.solution import Solution
 from pathline.solving import solve
-from pathline.terms import ODE, Term
+from pathline.terms import ODE, Term, unwrapped
 
 #: States of the solution that are looked at.
 POINTS = 5
@@ -57,7 +57,8 @@ class _Look:
         self.task, self.ahead, self.times = task, ahead, times
         term: Any = task.f if isinstance(task.f, Term) else ODE(task.f)
         start = pytree.tree_map(torch.Tensor.detach, task.y0)
-        self.rate = Rate(lambda t, y: term.rate(t, y, task.args), start)
+        args = None if task.args is None else unwrapped(task.args, None)
+        self.rate = Rate(lambda t, y: term.rate(t, y, args), start)
         rows = [pytree.tree_map(lambda x, i=i: x[i], ahead.ys) for i in range(len(times))]
         self.states: list[Tensor] = [self.rate.flat(y) for y in rows]
 

@@ -59,8 +59,9 @@ class Rate:
         return pytree.tree_unflatten([p.reshape(s) for p, s in zip(parts, self.shapes, strict=True)], self.spec)
 
     def __call__(self, t: float, z: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self.flat(self.f(self._time(t), self.state(z))).detach()
+        with torch.enable_grad():  # a field may differentiate inside
+            y = self.state(z.detach().requires_grad_())
+            return self.flat(self.f(self._time(t), y)).detach()
 
     def pull(self, t: float, z: Tensor) -> Callable[[Tensor], Tensor]:
         """``v^T df/dy``."""

@@ -170,5 +170,6 @@ def slope(loss: Callable[[Any], Tensor], ys: Any) -> float:
     """The size of the derivative of a loss by the states."""
     leaves, spec = pytree.tree_flatten(ys)
     leaves = [x.detach().requires_grad_() for x in leaves]
-    grads = torch.autograd.grad(loss(pytree.tree_unflatten(leaves, spec)), leaves, allow_unused=True)
+    with torch.enable_grad():
+        grads = torch.autograd.grad(loss(pytree.tree_unflatten(leaves, spec)), leaves, allow_unused=True)
     return float(torch.linalg.vector_norm(joined([g for g in grads if g is not None])))

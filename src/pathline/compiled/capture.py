@@ -13,7 +13,7 @@ import functools
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,9 @@ class Untraceable(Exception):
     """The field cannot be compiled; the text says why."""
 
 
+_NUMBER = "it reads a number that became an input of its graph"
+
+
 @dataclass
 class Graph:
     """A field as a graph of tensor operations, valid for one shape of state.
@@ -43,11 +46,14 @@ class Graph:
         module: takes the tensors that the field reads, in Dynamo's order; returns dy of the flat state.
         batched: the dimensions of its inputs whose size is that of the batch, where that may be any.
         programs: what was compiled of it.
+        sizes: of a batch that shrinks, those for which Dynamo has checked the graph.
     """
 
     module: torch.fx.GraphModule
     batched: dict[int, list[int]]
     programs: dict[Any, Any] = field(default_factory=dict)
+    checked: bool = False
+    sizes: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -84,26 +90,31 @@ def read(term: Bound, t: Any, y: Tensor, args: Any) -> Reading:
     return look(term, term.time(t), y, None if args is None else term.given(args))
 
 
-def look(term: Bound, t: Tensor, y: Tensor, given: Any, *, shrinks: bool = False) -> Reading:
+def look(term: Bound, t: Tensor, y: Tensor, given: Any, rows: Sequence[Tensor] | None = None) -> Reading:
     """The graph of a term at a state like ``y``, with time and ``args`` as the field receives them.
 
     Args:
-        term, t, y, given: as the names say.
-        shrinks: the batch gets smaller during the solve: one graph for all sizes from the first on.
+        term: the field.
+        t: the time.
+        y: the flat state.
+        given: ``args``.
+        rows: of a batch that shrinks during the solve, the tensors in ``given`` with an entry a sample. One graph then
+            serves all sizes from the first on.
     """
     with torch.enable_grad():  # where a field turns gradients off, the graph must know to turn them on again
         time = t.detach()
         state = term.structure.unravel(y.detach().contiguous())
-        leaves = [x.detach() for x in pytree.tree_leaves(state)]
+        # Strides of a part of the flat state would become numbers that vary with the batch.
+        leaves = [x.detach().contiguous() for x in pytree.tree_leaves(state)]
         state = pytree.tree_unflatten(leaves, pytree.tree_structure(state))
         code = code_of(term.term)
-        if shrinks:
-            _mark([time, *leaves], given, len(y))
+        if rows is not None:
+            _mark([time, *leaves, *rows])
         else:
             _let_batch_vary(code, leaves, given)
-        _NOTED.graph, _NOTED.reading = None, True
+        _NOTED.graph, _NOTED.reading, _NOTED.shrinks = None, True, rows is not None
         try:
-            _traced(code, shrinks)(term.term, term.structure, time, state, given)
+            _traced(code, rows is not None)(term.term, term.structure, time, state, given)
         except Untraceable:
             raise
         except Exception as error:
@@ -113,8 +124,12 @@ def look(term: Bound, t: Tensor, y: Tensor, given: Any, *, shrinks: bool = False
     if _NOTED.graph is None:
         raise Untraceable("nothing in it depends on a tensor")
     graph, tensors = _NOTED.graph, list(_NOTED.tensors)
+    if not graph.checked:
+        _check_rate(graph, y)
     _NOTED.graph = _NOTED.tensors = None
     sizes = [i for i, x in enumerate(tensors) if not isinstance(x, Tensor)]
+    if rows is not None and any(tensors[i] != len(y) for i in sizes):
+        raise Untraceable(_NUMBER)
     for i in sizes:
         tensors[i] = None
     places = [next((i for i, x in enumerate(tensors) if x is leaf), None) for leaf in (time, *leaves)]
@@ -122,6 +137,15 @@ def look(term: Bound, t: Tensor, y: Tensor, given: Any, *, shrinks: bool = False
         if place is not None:
             tensors[place] = None
     return Reading(graph, tensors, places[0], places[1:], sizes)
+
+
+def _check_rate(graph: Graph, y: Tensor) -> None:
+    """A rate of another shape or dtype is refused here, and gets its error from the plain step that follows."""
+    dy = graph.module.graph.output_node().args[0][0].meta["example_value"]  # pyright: ignore
+    fits = dy.dim() == y.dim() and all(not isinstance(n, int) or n == m for n, m in zip(dy.shape, y.shape, strict=True))
+    if not fits or (dy.dtype != y.dtype and not torch.is_autocast_enabled(y.device.type)):
+        raise Untraceable(f"it returns {tuple(dy.shape)} in {dy.dtype} for a state {tuple(y.shape)} in {y.dtype}")
+    graph.checked = True
 
 
 def _rate(term: Any, structure: Any, t: Tensor, state: Any, args: Any) -> Tensor:
@@ -205,14 +229,20 @@ def _note(module: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., An
 def _batched(examples: list[Any]) -> dict[int, list[int]]:
     """The dimensions of every input that vary with the batch."""
     symbols = {str(x.node.expr) for x in examples if isinstance(x, torch.SymInt)}
-    if any(not isinstance(x, Tensor | torch.SymInt) for x in examples) or len(symbols) > 1:
-        raise Untraceable("it reads a number that became an input of its graph")
+    # Of a batch that shrinks all sizes that vary are its own, or `look` refuses; else a second may be another tensor's.
+    if any(not isinstance(x, Tensor | torch.SymInt) for x in examples) or (len(symbols) > 1 and not _NOTED.shrinks):
+        raise Untraceable(_NUMBER)
     dims = {
-        i: [j for j, n in enumerate(x.shape) if isinstance(n, torch.SymInt)]
+        i: [j for j in range(x.dim()) if _varies(x.shape[j : j + 1])]
         for i, x in enumerate(examples)
         if isinstance(x, Tensor)
     }
     return {i: found for i, found in dims.items() if found}
+
+
+def _varies(shape: Sequence[Any]) -> bool:
+    """Whether one of these sizes is still open."""
+    return any(isinstance(n, torch.SymInt) and n.node.maybe_as_int() is None for n in shape)
 
 
 #: Sizes of batches that a kind of field has met, by the rest of the shapes.
@@ -229,12 +259,12 @@ def _let_batch_vary(code: Any, leaves: list[Tensor], args: Any) -> None:
         met.add(size)
     if len(met) < 3 or size < 2:
         return
-    _mark(leaves, args, size)
-
-
-def _mark(leaves: list[Tensor], args: Any, size: int) -> None:
     own = [x for x in pytree.tree_leaves(args) if isinstance(x, Tensor) and x.dim() and x.shape[0] == size]
-    for x in [*leaves, *own]:
+    _mark([*leaves, *own])
+
+
+def _mark(tensors: Sequence[Tensor]) -> None:
+    for x in tensors:
         torch._dynamo.maybe_mark_dynamic(x, 0)
 
 

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pathline._forward import forward_mode
 from pathline.compiled.gradient import Whole
+from pathline.compiled.rows import CompiledRows
 from pathline.compiled.solver import Compiled
 from pathline.controllers import PID
 from pathline.gradients.backprop import Backprop
 from pathline.gradients.base import Gradient
 from pathline.gradients.checkpointed import Checkpointed
+from pathline.gradients.inputs import transforming
 from pathline.loop import Problem
 from pathline.solvers.runge_kutta import RungeKutta
 from pathline.tolerance import Tolerance
@@ -39,32 +42,37 @@ def compiled(
             "`compile` is True, False, or a mapping of options for Inductor such as "
             f'{{"max_autotune": True}}; it is {options!r}.'
         )
+    if transforming() or forward_mode() or 0 in problem.term.empty().shape[1:]:
+        return problem, gradient
     if options is False or os.environ.get("PATHLINE_COMPILE") == "0":
         return problem, gradient
     solver = problem.solver
     if type(solver) is not RungeKutta:
         _said_once(f'"{solver.name}" is not an explicit Runge-Kutta method')
         return problem, gradient
-    if problem.per_sample:
-        _said_once('clock="per-sample" steps a batch that shrinks')
-        return problem, gradient
     if problem.term.empty().is_complex():
         _said_once("Inductor has no kernels for complex numbers")
         return problem, gradient
-    adapts = isinstance(problem.controller, PID)
-    ordinary = adapts and problem.controller.norm is None and type(problem.term.tolerance) is Tolerance
-    error = "ratio" if ordinary else "estimate" if adapts else ""
+    config = problem.controller if isinstance(problem.controller, PID) else None
+    ordinary = config is not None and config.norm is None and type(problem.term.tolerance) is Tolerance
+    error = "ratio" if ordinary else "estimate" if config is not None else ""
     keeps_all = type(gradient) is Checkpointed and gradient == Checkpointed()
-    steps = Compiled(
-        solver,
-        problem.times,
-        size=math.prod(problem.term.empty().shape[1:]),
-        rows=not problem.save.steps,
-        dense=problem.save.dense or watched,
-        error=error,
-        recompute=not isinstance(gradient, Backprop),
-        options={} if options is True else dict(options),
-    )
+    common: dict[str, Any] = {
+        "rows": not problem.save.steps,
+        "dense": problem.save.dense or watched,
+        "error": error,
+        "recompute": not isinstance(gradient, Backprop),
+        "options": {} if options is True else dict(options),
+    }
+    if problem.per_sample:
+        if problem.times.numel():
+            jumps = config is not None and config.jumps is not None
+            tolerance = problem.term.tolerance
+            steps = CompiledRows(solver, problem.times, tolerance=tolerance, bounded=jumps, **common)
+            problem = replace(problem, solver=steps)
+        return problem, gradient
+    size = math.prod(problem.term.empty().shape[1:])
+    steps = Compiled(solver, problem.times, size=size, **common)
     problem = replace(problem, solver=steps)
     return problem, Whole(gradient) if keeps_all or isinstance(gradient, Backprop) else gradient
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pathline.compiled.capture import Untraceable
-from pathline.compiled.solver import Compiled, Tape
-from pathline.controllers import PID, Grid
+from pathline.compiled.loops import looped
+from pathline.compiled.solver import Compiled, Tape, summed
+from pathline.controllers import Grid
 from pathline.gradients.backprop import Backprop
 from pathline.gradients.base import Gradient, Kept, gather
 from pathline.gradients.recompute import Tape as Replay
@@ -34,9 +35,11 @@ class Whole:
         """Solve under one autograd function."""
         solver, save = problem.solver, problem.save
         assert isinstance(solver, Compiled)
-        jumps = isinstance(problem.controller, PID) and problem.controller.jumps is not None
+        kept = looped(problem, y0, t, args)
+        if kept is not None:
+            return kept
         served = torch.is_grad_enabled() and not (
-            t is not None or jumps or save.dense or save.fn or problem.watch or problem.at_rest
+            t is not None or save.dense or save.fn or problem.watch or problem.at_rest
         )
         reading = solver.reading(problem.term, problem.times[0], y0, args) if served else None
         if reading is None or not (y0.requires_grad or any(x.requires_grad for x in reading.inputs)):
@@ -58,7 +61,6 @@ class _Run:
         self.problem, self.args, self.field, self.inputs = problem, args, field, inputs
         self.result: Any = None
         self.tapes: list[tuple[Tape, slice]] = []
-        self.start: Tape | None = None
 
     def forward(self, y0: Tensor) -> tuple[Tensor, ...]:
         """Integrate, and keep what the kernels saved."""
@@ -66,7 +68,6 @@ class _Run:
         with solver.recording():
             self.result = result = integrate(problem, y0, self.args)
             kept = gather(problem, result)
-            self.start = solver.started
         for k, piece in enumerate(result.pieces):
             place = slice(k + 1, k + 2) if problem.save.steps else piece.due
             self.tapes.append((piece.tape, place))
@@ -80,8 +81,8 @@ class _Run:
         zero = torch.zeros_like(y0, memory_format=torch.contiguous_format)
         g_y = zero if g_y is None else g_y.contiguous()
         g_rows = None if g_rows is None else g_rows.contiguous()
-        g_slope: Tensor | None = zero
-        sums: list[Tensor] = []
+        g_slope: Tensor | None = None
+        sums: list[Any] = []
         for tape, place in reversed(self.tapes):
             inner = None
             if g_rows is not None and place.stop > place.start:
@@ -90,11 +91,7 @@ class _Run:
                 for i in range(place.start + count, place.stop):
                     g_y = g_y + g_rows[i]
             g_y, g_slope, grads = tape.pull(g_y, g_slope, inner, zero)
-            sums = _add(sums, grads)
-        if self.start is not None:
-            g_start, _, grads = self.start.pull(g_slope, None, None, zero)
-            g_y = g_y + g_start
-            sums = _add(sums, grads)
+            sums = summed(sums, grads)
         if g_rows is not None:
             first = self.tapes[0][1].start if self.tapes and not self.problem.save.steps else 1
             for i in range(first if self.tapes else len(g_rows)):
@@ -124,13 +121,6 @@ class _Run:
         return [g_y0, *(by_id.get(id(x)) for x in self.inputs)]
 
 
-def _add(sums: list[Tensor], grads: list[Any]) -> list[Tensor]:
-    if not sums:
-        return grads
-    torch._foreach_add_(sums, grads)
-    return sums
-
-
 class _Solve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: _Run, y0: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -150,6 +140,6 @@ class _Solve(torch.autograd.Function):
             stats.backward_steps += len(run.tapes)
             stats.backward_accepted += len(run.tapes)
             stats.backward_remade += len(run.tapes)
-            stats.backward_evaluations += len(run.tapes) * run.problem.solver.evaluations
+            stats.backward_evaluations += len(run.tapes) * (run.problem.solver.base.stages - run.problem.solver.base.fsal)
         *g_rows, g_y1 = cotangents
         return None, *run.backward(y0, g_rows[0], g_y1)

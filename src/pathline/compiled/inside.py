@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
+import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pathline.gradients.backprop import Backprop
 from pathline.solution import Solution
@@ -36,15 +37,17 @@ def solve_inside(solve: Callable[..., Solution], f: Any, y0: Any, t: Any, option
     """Trace the steps where that can be done, else call ``solve`` behind the tracer's back."""
     method = options["method"]
     solver = METHODS.get(method) if isinstance(method, str) else method
-    if _traceable(solver, y0, t, options):
+    if _traceable(solver, f, y0, t, options):
         return _fixed(solver, f, y0, t, options["dt"], options["args"])
     return _opaque(solve, f, y0, t, options)
 
 
-def _traceable(solver: Any, y0: Any, t: Any, options: dict[str, Any]) -> bool:
+def _traceable(solver: Any, f: Any, y0: Any, t: Any, options: dict[str, Any]) -> bool:
     if type(solver) is not RungeKutta or solver.adaptive or not isinstance(y0, Tensor) or len(options["events"]):
         return False
     if options["gradient"] != "backprop" and not isinstance(options["gradient"], Backprop):
+        return False
+    if not isinstance(f, nn.Module | ODE | types.FunctionType):
         return False
     if not all(options[name] == plain for name, plain in _PLAIN.items()):
         return False
@@ -55,7 +58,7 @@ def _traceable(solver: Any, y0: Any, t: Any, options: dict[str, Any]) -> bool:
 
 def _fixed(solver: RungeKutta, f: Any, y: Tensor, t: Any, dt: float | None, args: Any) -> Solution:
     """Fixed steps from row to row."""
-    term = f if isinstance(f, ODE) else ODE(f)
+    term = _Given(f, f.__code__.co_argcount) if isinstance(f, types.FunctionType) else f if isinstance(f, ODE) else ODE(f)
     if isinstance(t, Tensor):
         times = t.double().unbind()
         ts = t.to(_real(y))
@@ -74,7 +77,18 @@ def _fixed(solver: RungeKutta, f: Any, y: Tensor, t: Any, dt: float | None, args
     return Solution(ts, torch.stack(rows), y, ts[-1], valid, Status.SUCCESS, stats)
 
 
-def _step(solver: RungeKutta, term: ODE, t0: Any, t1: Any, y: Tensor, args: Any) -> Tensor:
+class _Given:
+    """A function as a term; its signature is read off its code, since Dynamo follows no `inspect`."""
+
+    def __init__(self, f: Callable[..., Tensor], takes: int) -> None:
+        self.f, self.takes = f, takes
+
+    def rate(self, t: Tensor, y: Tensor, args: Any) -> Tensor:
+        """dy/dt."""
+        return self.f(y) if self.takes == 1 else self.f(t, y) if self.takes == 2 else self.f(t, y, args)
+
+
+def _step(solver: RungeKutta, term: Any, t0: Any, t1: Any, y: Tensor, args: Any) -> Tensor:
     dt = t1 - t0
     ks = [term.rate(_time(t0, y), y, args)]
     for c, row in zip(solver._fractions, solver._stage_weights, strict=True):

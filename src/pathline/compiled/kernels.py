@@ -9,10 +9,11 @@ torch.compile compiles the two halves instead.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -36,16 +37,27 @@ class Kernel:
         batched: the dimensions of the examples whose size may be any from 2 on, the same for all.
         options: of Inductor.
         label: what is being compiled, for the line on stderr.
+        checked: the outputs that are compared with plain operations once; an estimate of an error is all rounding.
     """
 
     def __init__(
-        self, function: Function, examples: Sequence[Tensor], batched: Batched, options: dict, label: str
+        self,
+        function: Function,
+        examples: Sequence[Tensor],
+        batched: Batched,
+        options: dict,
+        label: str,
+        *,
+        checked: Iterable[int] = (),
     ) -> None:
         with _patiently(label), quietly():
             try:
                 self._call = _inductor(*_traced(function, examples, batched), options)
             except _MISSING:
-                self._call = _by_compile(function, options)
+                self._call = _by_compile(function, examples, options)
+            with torch.no_grad():
+                found, wanted = self(*examples), function(*[x.detach() for x in examples])
+            _confirm(_miss([found[i] for i in checked], [wanted[i] for i in checked]))
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
@@ -77,11 +89,29 @@ class Pair:
         self.function, self.wanted, self.pulled = function, list(wanted), dict(pulled)
         with torch.no_grad():
             self.outputs = len(function(*[x.detach() for x in examples]))
+
         with _patiently(label), quietly():
             try:
                 self._forward, self._backward = _halves(self, examples, batched, options, recompute=recompute)
             except _MISSING:
                 self._forward, self._backward = _halves_by_compile(self, examples, options)
+            _confirm(self._miss(examples))
+
+    def _miss(self, examples: Sequence[Tensor]) -> float:
+        """How far the kernels are from plain operations."""
+        with torch.no_grad():
+            outputs, saved = self.forward(examples)
+            draw = torch.Generator(examples[0].device).manual_seed(0)
+            cotangents = [
+                torch.randn(outputs[i].shape, generator=draw, dtype=outputs[i].dtype, device=draw.device)
+                for i in self.pulled
+            ]
+            grads = self.backward(saved, cotangents)
+        primals = [x.detach().requires_grad_(i in self.wanted) for i, x in enumerate(examples)]
+        plain = self.joint(primals, cotangents)
+        checked = [*self.pulled, *range(self.outputs, len(plain))]
+        found = [*outputs, *grads]
+        return _miss([found[i] for i in checked], [plain[i] for i in checked])
 
     def forward(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], list[Any]]:
         """The outputs, and what `backward` needs."""
@@ -117,6 +147,35 @@ class Pair:
             torch.autograd.grad([y for y, _ in pairs], live, [g for _, g in pairs], allow_unused=True, **options)
         )
         return [next(grads) if x.requires_grad else None for x in wanted]
+
+
+# --- trust, but verify -------------------------------------------------------------------------------------------
+
+
+def _confirm(miss: float) -> None:
+    """Refuse kernels that disagree with plain operations on the data that they were compiled with.
+
+    Inductor of torch 2.13 miscompiles some chains of scattered sums, the derivative of indexing by a tensor.
+    """
+    if miss > 1.0:
+        raise Untraceable(f"Inductor's kernels miss plain operations by {miss:.1g} times what rounding explains")
+
+
+def _miss(found: Sequence[Any], wanted: Sequence[Any]) -> float:
+    """The largest difference, in units of what rounding may explain."""
+    worst = 0.0
+    for a, b in zip(found, wanted, strict=True):
+        if a is None or b is None or not b.numel():
+            continue
+        a, b = a.detach().double(), b.detach().double()
+        same = torch.isfinite(b)
+        if not torch.equal(same, torch.isfinite(a)):
+            return math.inf
+        scale = b[same].abs().amax() if same.any() else b.new_ones(())
+        miss = (a - b)[same].abs().amax() if same.any() else b.new_zeros(())
+        allowed = 30.0 * torch.finfo(wanted[0].dtype).eps ** 0.5
+        worst = max(worst, float(miss / (allowed * scale + torch.finfo(wanted[0].dtype).tiny)))
+    return worst
 
 
 # --- Inductor ----------------------------------------------------------------------------------------------------
@@ -177,6 +236,8 @@ def _traced(function: Function, examples: Sequence[Tensor], batched: Batched) ->
                 module = make_fx(pure, decomposition_table=table, tracing_mode="real")(*[x.detach() for x in fakes])
             if _changes(module):
                 raise Untraceable("it changes a tensor in place that it was given")
+    if any(size.is_number for size in mode.shape_env.replacements.values()):  # pyright: ignore[reportOptionalMemberAccess]
+        raise Untraceable("it holds for one size of the batch alone")
     module.graph.eliminate_dead_code()
     module.recompile()
     return module, mode
@@ -222,15 +283,21 @@ def _inductor(module: torch.fx.GraphModule, mode: Any, options: dict, *, backwar
 # --- torch.compile -----------------------------------------------------------------------------------------------
 
 
-def _by_compile(function: Function, options: dict) -> Any:
+def _by_compile(function: Function, examples: Sequence[Tensor], options: dict) -> Any:
     compiled = torch.compile(lambda *x: function(*x), fullgraph=True, dynamic=True, options=options or None)
-    return lambda tensors: compiled(*tensors)
+
+    def run(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return compiled(*[x.detach() for x in tensors])
+
+    run(examples)
+    return run
 
 
 def _halves_by_compile(pair: Pair, examples: Sequence[Tensor], options: dict) -> Any:
     """Two compiled functions, the second of which computes the first again."""
     n = len(examples)
-    forward = _by_compile(pair.function, options)
+    forward = _by_compile(pair.function, examples, options)
 
     def pulled(*values: Tensor) -> tuple[Tensor, ...]:
         def part(*wanted: Tensor) -> tuple[Tensor, ...]:
@@ -243,7 +310,10 @@ def _halves_by_compile(pair: Pair, examples: Sequence[Tensor], options: dict) ->
         _, pull = torch.func.vjp(part, *(values[i] for i in pair.wanted))  # pyright: ignore[reportAssignmentType]
         return pull(tuple(values[n:]))
 
-    backward = _by_compile(pulled, options)
+    with torch.no_grad():
+        outputs = pair.function(*[x.detach() for x in examples])
+    cotangents = [torch.empty_like(outputs[i]) for i in pair.pulled]
+    backward = _by_compile(pulled, [*examples, *cotangents], options)
 
     def run(tensors: list[Tensor]) -> list[Any]:
         return [*forward(tensors), *tensors]

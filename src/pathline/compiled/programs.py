@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,10 +11,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pathline.compiled.capture import Reading
-from pathline.solvers.base import combine
+from pathline.solvers.base import combine, sparse
 from pathline.solvers.runge_kutta import RungeKutta, RungeKuttaStep
 from pathline.terms import Bound
-from pathline.tolerance import Tolerance
 
 
 class Field:
@@ -25,15 +25,15 @@ class Field:
         self.count = len(reading.tensors)
         self.lead, self.dtype, self.device = term.lead, term.dtype, term.device
 
-    def reads(self, inputs: Sequence[Tensor], low: Tensor, high: Tensor) -> FieldNow:
-        """The field with these tensors, between these times."""
+    def reads(self, inputs: Sequence[Tensor], low: Tensor | None, high: Tensor | None) -> FieldNow:
+        """The field with these tensors, between these times; None where they are not bounded."""
         return FieldNow(self, inputs, low, high)
 
 
 class FieldNow:
     """What a solver calls."""
 
-    def __init__(self, field: Field, inputs: Sequence[Tensor], low: Tensor, high: Tensor) -> None:
+    def __init__(self, field: Field, inputs: Sequence[Tensor], low: Tensor | None, high: Tensor | None) -> None:
         self.field, self.low, self.high = field, low, high
         taken = {field.time_place, *field.leaf_places, *field.sizes}
         free = iter(inputs)
@@ -54,7 +54,7 @@ class FieldNow:
         return dy.to(y.dtype)
 
     def _time(self, t: Tensor) -> Tensor:
-        inside = t + (t.clamp(self.low, self.high) - t).detach()
+        inside = t if self.low is None else t + (t.clamp(self.low, self.high) - t).detach()
         return inside.to(device=self.field.device, dtype=self.field.dtype).view(self.field.lead if t.dim() else ())
 
 
@@ -66,10 +66,12 @@ class StepProgram:
         field: the captured field.
         error: "ratio" against the tolerance, the "estimate" itself, or "" for none.
         rows: whether rows of dense output are computed.
+        sloped: whether the slope at the start is given.
     """
 
-    def __init__(self, base: RungeKutta, field: Field, error: str, rows: bool) -> None:
-        self.base, self.field, self.error, self.rows = base, field, error, rows
+    def __init__(self, base: RungeKutta, field: Field, error: str, rows: bool, sloped: bool) -> None:
+        self.base, self.field, self.error, self.rows, self.sloped = base, field, error, rows, sloped
+        self.norm: Callable[[Tensor], Tensor] = _norm
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Takes y, the slope at the start (where steps hand it on), times, tolerances and row weights, and inputs.
@@ -79,43 +81,109 @@ class StepProgram:
         """
         base, rest = self.base, iter(tensors)
         y = next(rest)
-        k0 = next(rest) if base.fsal else None
+        k0 = next(rest) if self.sloped else None
         t0, t1, low, high = next(rest).unbind()
         rtol, atol = (next(rest), next(rest)) if self.error == "ratio" else (None, None)
         weights = next(rest) if self.rows else None
         now = self.field.reads(list(rest), low, high)
-        dt = t1 - t0
-        h = _spread(dt, y)
+        h = _spread(t1 - t0, y)
+        y1, ks = self._stages(now, t0, t1, y, h, k0)
+        step = RungeKuttaStep(base, now, t0, t1, y, y1, ks, None, None)  # pyright: ignore[reportArgumentType]
+        stages = list(ks)
+        if weights is not None:
+            step._end_slope()
+            step._extra_stages(step.ks)
+        outputs = [y1]
+        if step.carry is not None:
+            outputs.append(step.carry)
+        if self.error:
+            with torch.no_grad():
+                outputs += self._errors(y, y1, h, stages, rtol, atol)
+        if weights is not None:
+            outputs.append(_rows(weights, [*step.ks, y], y))
+        return tuple(outputs)
+
+    def _stages(
+        self, now: FieldNow, t0: Tensor, t1: Tensor, y: Tensor, h: Tensor, k0: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The state at the end, and the slopes."""
+        base, dt = self.base, t1 - t0
         ks = [now.rate(t0, y, None) if k0 is None else k0]
         y_i = y
         for c, row in zip(base._fractions, base._stage_weights, strict=True):
             y_i = combine(y, h, row, ks)
             ks.append(now.rate(t1 if c == 1.0 else t0 + c * dt, y_i, None))
-        y1 = y_i if base.fsal else combine(y, h, base._weights, ks)
-        outputs = [y1]
-        if base.fsal:
-            outputs.append(ks[-1])
-        if self.error:
-            with torch.no_grad():
-                outputs += self._errors(y, y1, h, ks, rtol, atol)
-        if weights is not None:
-            step = RungeKuttaStep(base, now, t0, t1, y, y1, list(ks), None, None)  # pyright: ignore[reportArgumentType]
-            step._end_slope()
-            step._extra_stages(step.ks)
-            outputs.append(_rows(weights, [*step.ks, y], y))
-        return tuple(outputs)
+        return (y_i if base.fsal else combine(y, h, base._weights, ks)), ks
 
     def _errors(self, y: Tensor, y1: Tensor, h: Tensor, ks: list[Tensor], rtol: Any, atol: Any) -> list[Tensor]:
         estimates = [_sum(weights, ks) * h for weights in self.base._errors]
         if self.error == "estimate":
             return estimates
         scale = _scale(y, y1, rtol, atol)
-        norms = [_norm(e / scale) for e in estimates]
+        norms = [self.norm(e / scale) for e in estimates]
         if len(norms) == 1:
             return norms
         fine, coarse = norms  # estimates of orders 5 and 3 combine to one that falls like h^8
         combined = fine * fine / torch.sqrt(fine * fine + 0.01 * coarse * coarse)
         return [torch.where(fine == 0.0, fine, combined)]
+
+
+class RowProgram(StepProgram):
+    """One step of every sample by its own clock; beside it the curves, or the slopes that they are made of.
+
+    Args:
+        base, field, error, sloped: as in `StepProgram`.
+        bounded: whether the times that the field may see are bounded.
+        dense: "curve", "slopes", or "" for neither.
+    """
+
+    def __init__(self, base: RungeKutta, field: Field, error: str, sloped: bool, bounded: bool, dense: str) -> None:
+        super().__init__(base, field, error, False, sloped)
+        self.bounded, self.dense = bounded, dense
+        self.norm = _row_norms
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Takes y, the slope at the start (where it is given), start, end, bounds, tolerances, and inputs.
+
+        Returns the state at the end, the slope there (where steps hand it on), the curve ``(degree + 1, rows, *state)``
+        or the slopes, and the error.
+        """
+        base, rest = self.base, iter(tensors)
+        y = next(rest)
+        k0 = next(rest) if self.sloped else None
+        t0, t1 = next(rest), next(rest)
+        low, high = (next(rest), next(rest)) if self.bounded else (None, None)
+        rtol, atol = (next(rest), next(rest)) if self.error == "ratio" else (None, None)
+        now = self.field.reads(list(rest), low, high)
+        h = _spread(t1 - t0, y)
+        y1, ks = self._stages(now, t0, t1, y, h, k0)
+        outputs = [y1, *ks[-1:]] if base.fsal else [y1]
+        if self.dense == "slopes":
+            outputs += ks
+        elif self.dense:
+            rows = [_sum(sparse(weights), ks) * h for weights in base.tableau.dense_weights.T]
+            outputs.append(torch.stack([y, *rows]))
+        if self.error:
+            with torch.no_grad():
+                outputs += self._errors(y, y1, h, ks, rtol, atol)
+        return tuple(outputs)
+
+
+class RowSlope:
+    """The slopes of all samples.
+
+    Args:
+        base, field, bounded: as in `RowProgram`.
+    """
+
+    def __init__(self, base: RungeKutta, field: Field, bounded: bool) -> None:
+        self.base, self.field, self.bounded = base, field, bounded
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Takes y, times, bounds, and inputs."""
+        y, t, *rest = tensors
+        low, high = rest[:2] if self.bounded else (None, None)
+        return (self.field.reads(rest[2:] if self.bounded else rest, low, high).rate(t, y, None),)
 
 
 class StartProgram:
@@ -178,6 +246,13 @@ def _norm(scaled: Tensor) -> Tensor:
     """The root mean square."""
     size = scaled.abs()
     return (size * size).mean().sqrt()
+
+
+def _row_norms(scaled: Tensor) -> Tensor:
+    """The root mean square of every row."""
+    size = scaled.abs()
+    total = (size * size).flatten(1).sum(1) if size.dim() > 1 else size * size
+    return (total / max(math.prod(scaled.shape[1:]), 1)).sqrt()
 
 
 def _rows(weights: Tensor, slopes: Sequence[Tensor], y: Tensor) -> Tensor:

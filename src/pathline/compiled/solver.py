@@ -65,8 +65,8 @@ class Compiled:
         self.times = list(times)
         self.ahead = [t * self.sign for t in times]
         self.inner = rows and any(times[0] != t != times[-1] for t in times)
-        self.carries_slope = base.fsal
-        self.evaluations = base.stages - base.fsal
+        #: Steps that may be rejected, or follow a slope that is known, are given the slope at their start.
+        self.carries_slope = base.fsal or bool(error)
         self._read: tuple[Any, ...] = (None,) * 5
         self._tolerances: tuple[Any, ...] = (None, None)
         self._first: float | None = None
@@ -74,7 +74,7 @@ class Compiled:
         self.polynomial = base._polynomial.numpy()
         # Rows of dense output that a step gives beside itself; where more are due it gives its curve.
         self.capacity = max(len(self.polynomial), 8 if size <= SMALL else 2)
-        self.started: Tape | None = None
+        self._sloped: tuple[Any, Any] = (None, None)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.base, name)
@@ -83,25 +83,26 @@ class Compiled:
 
     def init(self, term: Bound, t0: Time, y0: Tensor, args: Any) -> Tensor | None:
         """The first slope, where steps hand theirs on."""
-        self._first, self.started = None, None
-        if not self.base.fsal:
+        self._first = None
+        if not self.carries_slope:
             return None
         reading = self.reading(term, t0, y0, args)
         if reading is None:
             return self.base.init(term, t0, y0, args)
         try:
-            return self._start(reading, term, t0, y0)
+            return self._slope(reading, term, t0, y0.contiguous(), chosen=self.error == "ratio")
         except Untraceable as refusal:
             self.refuse(term, y0, refusal)
             return self.base.init(term, t0, y0, args)
 
-    def _start(self, reading: Reading, term: Bound, t0: Time, y0: Tensor) -> Tensor:
-        chosen = self.error == "ratio"
+    def _slope(self, reading: Reading, term: Bound, t0: Time, y0: Tensor, *, chosen: bool = False) -> Tensor:
+        """The slope at the start of a step; at that of the solve with the length of the first step."""
         tolerance = self._tolerance(term) if chosen else []
-        tensors = [y0.contiguous(), self._clock(term, t0, self.times[-1]), *tolerance, *reading.inputs]
-        values, self.started = self._run(("start", chosen), reading, term, tensors, own=1, pulled={0: 0})
+        tensors = [y0, self._clock(term, t0, self.times[-1]), *tolerance, *reading.inputs]
+        values, tape = self._run(("start", chosen), reading, term, tensors, own=1, pulled={0: 0})
         term.counted(1 + chosen)
         self._first = values[1].detach().item() if chosen else None
+        self._sloped = (values[0], tape)
         return values[0]
 
     def first_step(self) -> float | None:
@@ -114,13 +115,15 @@ class Compiled:
         reading = self.reading(term, t0, y, args)
         if reading is None:
             return self.base.step(term, t0, t1, y, args, carry)
-        if self.base.fsal and carry is None:
-            carry = term.rate(t0, y, args)
+        y = y.contiguous()
         due = [] if isinstance(t1, Tensor) else self._due(t0, t1)
-        slope = carry.contiguous() if self.base.fsal and carry is not None else None
-        step = CompiledStep(self, term, t0, t1, y.contiguous(), args, slope)
         try:
+            if carry is None and self.carries_slope:
+                carry = self._slope(reading, term, t0, y)
+            step = CompiledStep(self, term, t0, t1, y, args, None if carry is None else carry.contiguous())
             step.take(reading, due)
+            if step.tape is not None and carry is self._sloped[0]:
+                step.tape.slope = self._sloped[1]
         except Untraceable as refusal:
             self.refuse(term, y, refusal)
             return self.base.step(term, t0, t1, y, args, carry)
@@ -141,15 +144,11 @@ class Compiled:
         if epoch == now and known_term is term.term and known is args and shape == y.shape:
             return reading
         reading = None
-        # The adjoint's augmented field stays as it is: its parts look into the graph of every evaluation.
-        if not isinstance(term.term, Augmented) and not places.transforming() and torch.autograd.forward_ad._current_level < 0:
-            code = code_of(term.term)
-            refused = _REFUSED.get(code)
-            if refused is None or _situation(term, y) not in refused:
-                try:
-                    reading = read(term, t, y, args)
-                except Untraceable as refusal:
-                    self.refuse(term, y, refusal)
+        if not refused(term, y):
+            try:
+                reading = read(term, t, y, args)
+            except Untraceable as refusal:
+                self.refuse(term, y, refusal)
         self._read = (now, term.term, args, y.shape, reading)
         return reading
 
@@ -236,17 +235,26 @@ class Compiled:
         batched: dict[int, list[int]] = {}
         if reading.graph.batched:
             own = len(tensors) - len(reading.inputs)
-            batched = {i: [0] for i in range(1 + (variant[0] == "step" and self.base.fsal))}
+            batched = {i: [0] for i in range(1 + (variant[0] == "step" and variant[3]))}
             free = [i for i, x in enumerate(reading.tensors) if x is not None]
             batched |= {own + j: reading.graph.batched.get(i, []) for j, i in enumerate(free)}
         if wanted:
             options: dict[str, Any] = {"wanted": wanted, "pulled": pulled, "recompute": self.recompute}
             return Pair(function, tensors, batched, self.options, label, **options)
-        return Kernel(function, tensors, batched, self.options, label)
+        return Kernel(function, tensors, batched, self.options, label, checked=pulled)
 
 
 #: Kinds of fields that were refused, with the situations in which they were.
 _REFUSED: weakref.WeakKeyDictionary[Any, set[Any]] = weakref.WeakKeyDictionary()
+
+
+def refused(term: Bound, y: Tensor) -> bool:
+    """Whether steps stay plain: refused before, under a transform, or of a field that is never compiled."""
+    # The adjoint's augmented field stays as it is: its parts look into the graph of every evaluation.
+    if isinstance(term.term, Augmented) or places.transforming() or torch.autograd.forward_ad._current_level >= 0:
+        return True
+    known = _REFUSED.get(code_of(term.term))
+    return known is not None and _situation(term, y) in known
 
 
 def _situation(term: Bound, y: Tensor) -> Any:
@@ -281,25 +289,25 @@ class CompiledStep:
             self.tape.powers = self._powers(due) if curved else None
 
     def _outputs(self, reading: Reading, weights: Tensor | None, error: str) -> tuple[Any, ...]:
-        solver, term, fsal = self.solver, self.term, self.solver.base.fsal
-        tensors = [self.y0] if self.retry is None else [self.y0, self.retry]
-        own = len(tensors)
+        solver, term, base = self.solver, self.term, self.solver.base
+        sloped, asked = self.retry is not None, weights is not None
+        tensors = [self.y0, *([self.retry] if self.retry is not None else [])]
         tensors.append(solver._clock(term, self.t0, self.t1))
         if error == "ratio":
             tensors += solver._tolerance(term)
         if weights is not None:
             tensors.append(weights)
-        estimates = 0 if not error else 1 if error == "ratio" else len(solver.base._errors)
-        last = 1 + fsal + estimates
-        pulled = {0: 0, **({1: 0} if fsal else {}), **({last: 1} if weights is not None else {})}
-        variant = ("step", error, weights is not None)
-        values, tape = solver._run(variant, reading, term, tensors + reading.inputs, own=own, pulled=pulled)
-        term.counted(solver.evaluations + (len(solver.base._extra) if weights is not None else 0))
-        found = values[1 + fsal : last]
+        ends = base.fsal or asked
+        estimates = 0 if not error else 1 if error == "ratio" else len(base._errors)
+        last = 1 + ends + estimates
+        pulled = {0: 0, **({1: 0} if ends else {}), **({last: 1} if asked else {})}
+        variant = ("step", error, asked, sloped)
+        values, tape = solver._run(variant, reading, term, tensors + reading.inputs, own=1 + sloped, pulled=pulled)
+        term.counted(base.stages - sloped + (len(base._extra) if asked else 0))
+        found = values[1 + ends : last]
         ratio = found[0] if error == "ratio" else None
         estimate = None if error != "estimate" else found[0] if len(found) == 1 else found
-        rows = values[last] if weights is not None else None
-        return values[0], values[1] if fsal else None, estimate, ratio, rows, tape
+        return values[0], values[1] if ends else None, estimate, ratio, values[last] if asked else None, tape
 
     # --- weights of the slopes, and of the state at the start: (capacity, stages + 1)
 
@@ -366,23 +374,25 @@ class Tape:
     Attributes:
         count: rows of dense output that the step gave.
         powers: ``(count, degree)``, where it gave the curve and the rows were read from that.
+        slope: the tape of the slope at its start, where that was evaluated for this step.
     """
 
     def __init__(self, pair: Pair, saved: list[Any], own: int, capacity: int) -> None:
         self.pair, self.saved, self.own, self.capacity = pair, saved, own, capacity
         self.count = 0
         self.powers: Tensor | None = None
+        self.slope: Tape | None = None
 
     def pull(
         self, g_end: Tensor, g_slope: Tensor | None, g_rows: Tensor | None, zero: Tensor
     ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
         """Cotangents of the state and the slope at the start, and of the inputs."""
-        pair = self.pair
+        pair, kinds = self.pair, list(self.pair.pulled.values())
         cotangents = [g_end]
-        if len(pair.pulled) > 1 and self.own > 1:
+        if kinds[1:2] == [0]:
             cotangents.append(zero if g_slope is None else g_slope)
         g_extra: Tensor | None = None
-        if len(pair.pulled) > len(cotangents):
+        if kinds[-1] == 1:
             g_curve = zero.new_zeros(self.capacity, *zero.shape)
             if g_rows is not None and self.powers is None:
                 g_curve[: len(g_rows)] = g_rows
@@ -390,12 +400,20 @@ class Tape:
                 g_curve[: self.powers.shape[1]] = flat_product(self.powers.T, g_rows)
                 g_extra = g_rows.sum(0)  # rows read from a curve hold the state itself
             cotangents.append(g_curve)
-        grads = pair.backward(self.saved, cotangents)
-        g_start = grads[0]
+        g_start, *grads = pair.backward(self.saved, cotangents)
         assert g_start is not None
+        g_first = grads.pop(0) if self.own > 1 else None
         if g_extra is not None:
             g_start = g_start + g_extra
-        return g_start, grads[1] if self.own > 1 else None, grads[self.own :]
+        if self.slope is not None and g_first is not None:
+            g_more, _, more = self.slope.pull(g_first, None, None, zero)
+            return g_start + g_more, None, summed(grads, more)
+        return g_start, g_first, grads
+
+
+def summed(sums: list[Any], terms: list[Any]) -> list[Any]:
+    """Sums of cotangents; not in place, since a kernel may return one tensor for two inputs."""
+    return list(torch._foreach_add(sums, terms)) if sums and terms else sums or terms
 
 
 class _Run(torch.autograd.Function):

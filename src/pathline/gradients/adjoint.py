@@ -15,7 +15,7 @@ from pathline.controllers import Controller
 from pathline.gradients.augmented import Backward, Controlled
 from pathline.gradients.backprop import Backprop
 from pathline.gradients.base import Kept, alive, differentiated, gather, run
-from pathline.gradients.entries import entry_by_entry
+from pathline.gradients.entries import entry_by_entry, once_by
 from pathline.gradients.interpolated import Interpolated, Stations, Trail, ends_of
 from pathline.gradients.recompute import Recipe, no_forward_mode, prepare
 from pathline.gradients.row_augmented import RowBackward
@@ -360,10 +360,6 @@ def sweep(
         trail: where the state is found, unless it is integrated backwards.
     """
     create_graph = differentiated(rows, g, t, *tensors)
-    if create_graph and t is not None:
-        raise RuntimeError(
-            'Second derivatives with respect to `t` are not offered by gradient="adjoint". Use gradient="checkpointed".'
-        )
     problem = recipe.problem
     backward = _backward(config, recipe, tensors, create_graph, trail, timed=t is not None)
     with backward.tape.open(), torch.set_grad_enabled(create_graph):
@@ -384,7 +380,8 @@ def sweep(
     stats.backward_accepted += backward.stats.accepted
     stats.backward_rejected += backward.stats.rejected
     stats.backward_evaluations += backward.stats.evaluations
-    return [adjoint + g[0], g_t, *backward.totals()]
+    found = [adjoint + g[0], g_t, *backward.totals()]
+    return list(once_by(t, found)) if create_graph and t is not None else found
 
 
 def _backward(

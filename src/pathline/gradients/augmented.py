@@ -286,22 +286,30 @@ class Backward:
         self, field: Bound, t: Any, at: float, y: Tensor, a: Tensor, parameters: bool
     ) -> tuple[Tensor | None, Sequence[Tensor | None]]:
         moving = isinstance(t, Tensor) and t.requires_grad  # Rosenbrock methods differentiate by time
+        if moving and not self.tape.transform:
+            (t,) = later(y, [t])
 
         def piece(own: Sequence[Any], _: Any, args: Any) -> Sequence[Tensor | None]:
             return [field.rate(own[1] if moving else t, own[0], args)]
 
-        dy, g_own, _, g_inputs = self.current_tape().pull(
+        dy, g_own, _, g_inputs = self.current_tape(y).pull(
             piece, [y, t] if moving else [y], [a], at, parameters=parameters, keep=not parameters, through=self.through
         )
         return dy, g_inputs if parameters else g_own[:1]
 
-    def current_tape(self) -> Tape:
-        """The tape; one that records no graph in iterations and error estimates, whose numbers alone are wanted."""
-        if not self.create_graph or self.tape.transform or torch.is_grad_enabled():
+    def current_tape(self, y: Tensor) -> Tape:
+        """The tape, for a product at ``y``.
+
+        One that records no graph in iterations and error estimates, whose numbers alone are wanted.
+        """
+        if not self.create_graph or self.tape.transform:
             return self.tape
-        plain = copy.copy(self.tape)
-        plain.create_graph = False
-        return plain
+        tape = copy.copy(self.tape)
+        if torch.is_grad_enabled():
+            tape.inputs = later(y, tape.inputs)
+        else:
+            tape.create_graph = False
+        return tape
 
 
 class Controlled(Backward):
@@ -364,12 +372,13 @@ class Controlled(Backward):
         whole = self.field if field is None else field
         _, y, a, *_ = self._leaves(state)
         moving = self.timed or t.requires_grad
-        own = [self._narrow(y), t] if moving else [self._narrow(y)]
+        y = self._narrow(y)
+        own = [y, *([t] if self.tape.transform else later(y, [t]))] if moving else [y]
 
         def piece(own: Sequence[Any], _: Any, args: Any) -> Sequence[Tensor | None]:
             return [whole.rate(own[1] if moving else t, own[0], args)]
 
-        tape = self.current_tape()
+        tape = self.current_tape(y)
         dy, g_own, _, g_inputs = tape.pull(piece, own, [self._narrow(a)], host(t), keep=True, through=self.through)
         assert dy is not None
         g_time = g_own[1] if self.timed else None
@@ -416,6 +425,33 @@ class Controlled(Backward):
 
 def _rms(x: Tensor) -> float:
     return torch.linalg.vector_norm(x).item() / x.numel() ** 0.5 if x.numel() else 0.0
+
+
+def later(y: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors under names that were made after ``y``.
+
+    Autograd leaves out what was made before all that it differentiates by. Without this, a product that is recorded
+    would walk through the graph of all steps before it, and a backward solve would cost the square of its steps.
+    """
+    if not tensors or y.grad_fn is None or not torch.is_grad_enabled():
+        return list(tensors)
+    return list(_Later.apply(y, *tensors))  # pyright: ignore[reportGeneralTypeIssues]
+
+
+class _Later(torch.autograd.Function):
+    """The identity of all but the first input, on which it only pretends to depend."""
+
+    @staticmethod
+    def forward(y: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return tuple(x.view_as(x) for x in tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None, *grads
 
 
 class Augmented(Term):

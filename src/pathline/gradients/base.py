@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from pathline._forward import watched
 from pathline.events import EventRecord
 from pathline.loop import Problem, integrate
 from pathline.row_loop import RowResult, integrate_rows
@@ -164,7 +165,7 @@ def alive(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 def differentiated(*tensors: Tensor | None) -> bool:
     """Whether a backward pass is to be differentiated in turn: where torch.func asks for it, something has to move."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in alive(tensors))
+    return torch.is_grad_enabled() and any(x is not None and watched(x) for x in alive(tensors))
 
 
 def aliases(tensors: Sequence[Tensor | None], create_graph: bool) -> list[Tensor | None]:

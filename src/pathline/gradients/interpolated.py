@@ -109,7 +109,7 @@ class Trail:
 class Source(Protocol):
     """Curves of the state."""
 
-    def parts(self, t1: Any, t0: Any, before: Tensor) -> Iterator[tuple[Any, Any]]:
+    def stretches(self, t1: Any, t0: Any, before: Tensor) -> Iterator[tuple[Any, Any]]:
         """From ``t1`` back to ``t0``, where the state was ``before``: how far each curve serves, and the curve."""
         ...
 
@@ -120,7 +120,7 @@ class Stored:
     def __init__(self, trail: Trail) -> None:
         self.curve = Curve(trail.ends, trail.left) if trail.left else None
 
-    def parts(self, t1: float, t0: float, before: Tensor) -> Iterator[tuple[float, Any]]:
+    def stretches(self, t1: float, t0: float, before: Tensor) -> Iterator[tuple[float, Any]]:
         """One curve for all."""
         yield t0, self.curve
 
@@ -131,7 +131,7 @@ class Repeated:
     def __init__(self, backward: Backward) -> None:
         self.backward = backward
 
-    def parts(self, t1: float, t0: float, before: Tensor) -> Iterator[tuple[float, Curve]]:
+    def stretches(self, t1: float, t0: float, before: Tensor) -> Iterator[tuple[float, Curve]]:
         """One curve for each interval."""
         yield t0, again(self.backward, t0, t1, before)
 
@@ -146,7 +146,7 @@ class Stationed:
         self.starts = [self.ends[n] for n in trail.numbers]
         self.last: tuple[int, Curve | None] = -1, None
 
-    def parts(self, t1: float, t0: float, before: Tensor) -> Iterator[tuple[float, Any]]:
+    def stretches(self, t1: float, t0: float, before: Tensor) -> Iterator[tuple[float, Any]]:
         """A curve from each station."""
         sign = self.sign
         while t1 != t0:
@@ -305,7 +305,7 @@ class Interpolated(Backward):
         """The adjoint carried from ``t1`` back to ``t0``, where the state was ``before``."""
         if t0 == t1 or (keep is None and not bool(adjoint.any())):
             return adjoint
-        for low, curve in self.source.parts(t1, t0, before):
+        for low, curve in self.source.stretches(t1, t0, before):
             self.path = curve
             _, adjoint = self.carried(t1, low, y, adjoint, keep)
             t1, self.path, curve = low, None, None  # the next one is made when this one is gone

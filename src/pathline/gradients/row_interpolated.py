@@ -56,7 +56,7 @@ class RowStored:
     def __init__(self, trail: Trail, batch: int) -> None:
         self.curve = RowCurve(trail.ends, trail.left[0], batch) if trail.left else None
 
-    def parts(self, t1: Tensor, t0: Tensor, before: Tensor) -> Iterator[tuple[Tensor, Any]]:
+    def stretches(self, t1: Tensor, t0: Tensor, before: Tensor) -> Iterator[tuple[Tensor, Any]]:
         """One curve for all."""
         yield t0, self.curve
 
@@ -67,7 +67,7 @@ class RowRepeated:
     def __init__(self, backward: RowInterpolated) -> None:
         self.backward = backward
 
-    def parts(self, t1: Tensor, t0: Tensor, before: Tensor) -> Iterator[tuple[Tensor, RowCurve]]:
+    def stretches(self, t1: Tensor, t0: Tensor, before: Tensor) -> Iterator[tuple[Tensor, RowCurve]]:
         """One curve for each interval."""
         problem = repeated(self.backward, torch.stack([t0, t1]))
         with reading(self.backward) as args:
@@ -116,7 +116,7 @@ class RowInterpolated(Interpolated, RowBackward):
         """The adjoints carried from ``t1`` back to ``t0``, ``(batch,)`` each."""
         if bool((t0 == t1).all()) or not bool(adjoint.any()):
             return adjoint
-        for low, curve in self.source.parts(t1, t0, before):
+        for low, curve in self.source.stretches(t1, t0, before):
             self.path = curve
             _, adjoint = self.carried(t1, low, y, adjoint, keep)
         return adjoint

@@ -67,7 +67,7 @@ def accrue(
     start = structure.ravel((state, zeros))
     seen = sum(structure.widths[: len(structure.widths) - len(zeros)])
     term = Rates(own.term, own, rates, {name: z.shape[1:] if rows else z.shape for name, z in zeros.items()}, seen)
-    rtol, atol = (wide(x, start, y0, seen, rest) for x, rest in ((problem.rtol, 0.0), (problem.atol, math.inf)))
+    rtol, atol = (wide(x, start, y0, seen, rest) for x, rest in ((problem.rtol, None), (problem.atol, math.inf)))
     tolerance = None if own.tolerance is None else Seen(rtol, atol, rows, seen=seen, width=start.shape[-1])
     places = dict(zip(zeros, accumulate(structure.widths[-len(zeros) :], initial=seen), strict=False))
     solver: Any = problem.solver

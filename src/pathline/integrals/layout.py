@@ -35,7 +35,8 @@ class Beside(Structure):
             return super().ravel(state, what)
         y, costs = state
         lead = self._lead
-        return torch.cat([x.reshape(*x.shape[:lead], -1) for x in (y, *costs.values())], dim=-1)
+        parts = zip((y, *costs.values()), self.widths, strict=True)
+        return torch.cat([x.reshape(*x.shape[:lead], width) for x, width in parts], dim=-1)
 
     def unravel(self, flat: Tensor) -> Any:
         """The pair from one tensor."""
@@ -86,8 +87,8 @@ class Seen(Tolerance):
         return scaled[..., : self.seen].contiguous()  # added up in the order of a solve without costs
 
 
-def wide(value: float | Tensor, start: Tensor, y0: Tensor, seen: int, rest: float) -> float | Tensor:
-    """A tolerance of the state alone, for the whole in its layout."""
+def wide(value: float | Tensor, start: Tensor, y0: Tensor, seen: int, rest: float | None) -> float | Tensor:
+    """A tolerance of the state alone, for the whole in its layout; costs get ``rest``, or the largest."""
     if not isinstance(value, Tensor):
         return value
     if start.dim() == 1:
@@ -95,4 +96,6 @@ def wide(value: float | Tensor, start: Tensor, y0: Tensor, seen: int, rest: floa
     else:
         lead = len(value) if value.dim() == y0.dim() else 1
         part = value.expand(lead, *y0.shape[1:]).reshape(lead, seen)
+    if rest is None:
+        rest = float(part.max()) if part.numel() else 0.0
     return torch.cat([part, part.new_full((*part.shape[:-1], start.shape[-1] - seen), rest)], dim=-1)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pathline._forward import constant
 from pathline._structure import real_dtype
 from pathline.solvers.base import spread
 from pathline.solvers.curves import Curve
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 HIGHEST = 12
 
 #: Gauss-Legendre on [0, 1], exact for the products of up to twelve factors that are integrated here.
-_POINTS, _WEIGHTS = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(7))
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(7)
 
 
 class Adams:
@@ -289,8 +290,8 @@ def rules(nodes: Tensor) -> Rules:
     apart = nodes.unsqueeze(2) - nodes.unsqueeze(1) + eye
     # The weight of slope i in the divided difference of slopes 0 .. j.
     differences = torch.tril((1.0 / apart.cumprod(2)).mT)
-    points = 0.5 * (_POINTS.to(nodes) + 1.0)
-    whole = (0.5 * _WEIGHTS.to(nodes) * _basis(nodes, points)).sum(2)
+    points = 0.5 * (torch.from_numpy(_POINTS).to(nodes) + 1.0)
+    whole = (0.5 * torch.from_numpy(_WEIGHTS).to(nodes) * _basis(nodes, points)).sum(2)
     ends = _basis(nodes, torch.ones_like(points[:1])).squeeze(2)
     return Rules(
         nodes,
@@ -309,8 +310,8 @@ def _basis(nodes: Tensor, points: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _remembered(nodes: tuple[float, ...], device: str) -> Rules:
-    with torch.inference_mode(False), torch.no_grad():
-        return rules(torch.tensor([nodes], dtype=torch.float64, device=device))
+    with torch.no_grad():
+        return constant(lambda: rules(torch.tensor([nodes], dtype=torch.float64, device=device)))
 
 
 def _starter(order: int) -> str:

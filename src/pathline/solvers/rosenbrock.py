@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline._forward import recording
+from pathline._forward import constant, recording
 from pathline.solvers.base import Memory, Weights, sparse, spread
 from pathline.solvers.curves import Curve
 from pathline.solvers.jacobians import Systems, linearize, split, transforming
@@ -107,7 +107,7 @@ class Rosenbrock:
 
     @cached_property
     def _polynomial(self) -> Tensor:
-        return torch.from_numpy(self.coefficients.dense)
+        return constant(lambda: torch.from_numpy(self.coefficients.dense))
 
     def init(self, term: Bound, t0: Time, y0: Tensor, args: Any) -> None:
         """Each step begins with the slope and the Jacobian at its start: nothing is carried on."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pathline._forward import constant
 from pathline.solvers.base import Weights, combine, sparse, spread
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class RungeKutta:
         self.fsal = tableau.fsal
         self.stages = tableau.stages
         self.adaptive = bool(tableau.embedded)
+        # Plain attributes: TorchDynamo can't enter the lock of a cached property.
+        self._fractions = [float(c) for c in tableau.c[1:]]
+        self._stage_weights = [sparse(row) for row in tableau.a[1:]]
+        self._weights = sparse(tableau.b)
 
     @property
     def order(self) -> int:
@@ -64,20 +69,8 @@ class RungeKutta:
         return self.tableau.dense_order
 
     @cached_property
-    def _fractions(self) -> list[float]:
-        return [float(c) for c in self.tableau.c[1:]]
-
-    @cached_property
     def _nodes(self) -> Tensor:
-        return torch.tensor(self._fractions, dtype=torch.float64).unsqueeze(1)
-
-    @cached_property
-    def _stage_weights(self) -> list[Weights]:
-        return [sparse(row) for row in self.tableau.a[1:]]
-
-    @cached_property
-    def _weights(self) -> Weights:
-        return sparse(self.tableau.b)
+        return constant(lambda: torch.tensor(self._fractions, dtype=torch.float64).unsqueeze(1))
 
     @cached_property
     def _errors(self) -> list[Weights]:
@@ -86,7 +79,7 @@ class RungeKutta:
     @cached_property
     def _polynomial(self) -> Tensor:
         """``(degree, stages)``, double precision."""
-        return torch.from_numpy(self.tableau.dense_weights.T.copy())
+        return constant(lambda: torch.from_numpy(self.tableau.dense_weights.T.copy()))
 
     @cached_property
     def _powers(self) -> np.ndarray:

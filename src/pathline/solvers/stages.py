@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pathline._forward import constant
 from pathline.solvers.jacobians import Systems, linearize_all, products, repeated, transforming
 from pathline.solvers.krylov import Products, Solved, gmres
 from pathline.solvers.linear import Factors, factor, solve
@@ -84,7 +85,9 @@ class Spectrum:
         key = f"_{name}_{like.dtype}_{like.device}"
         found = self.__dict__.get(key)
         if found is None:
-            found = self.__dict__[key] = torch.tensor(getattr(self, name), dtype=like.dtype, device=like.device)
+            matrix = getattr(self, name)
+            found = constant(lambda: torch.tensor(matrix, dtype=like.dtype, device=like.device))
+            self.__dict__[key] = found
         return found
 
 

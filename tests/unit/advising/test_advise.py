@@ -173,6 +173,29 @@ def test_structures_complex_states_and_large_systems() -> None:
     assert large[0].note == "not tried: Jacobians of 300 unknowns"
 
 
+@pytest.mark.parametrize("kind", ["per-sample args", "differentiates inside", "split", "no_grad", "single number"])
+def test_facts_and_a_table_for_fields_of_every_kind(kind: str) -> None:
+    y0: Tensor = torch.full((2, 2), 0.5, dtype=DOUBLE)
+    field, args, rate = (lambda t, y: -3 * y), None, 3.0
+    if kind == "per-sample args":
+        field, args = (lambda t, y, k: -k * y), pathline.PerSample(torch.tensor([[1.0], [3.0]], dtype=DOUBLE))
+    if kind == "differentiates inside":
+
+        def field(t: Tensor, y: Tensor) -> Tensor:
+            return -torch.autograd.grad(1.5 * y.square().sum(), y.requires_grad_(), create_graph=True)[0]
+
+    if kind == "split":
+        field, rate = pathline.Separable(kick=lambda t, q: -2 * q, drift=lambda t, p: 2 * p), 2.0
+    if kind == "single number":
+        y0 = torch.tensor(0.5, dtype=DOUBLE)
+    with torch.no_grad() if kind == "no_grad" else torch.enable_grad():
+        advice = pathline.advise(field, y0, (0.0, 1.0), args, methods=["tsit5"], gradients=["backprop"], progress=quiet)
+    assert advice.facts.fastest == pytest.approx(rate, rel=1e-4)
+    assert advice.facts.smooth is True
+    assert advice.recommended is advice[0]
+    assert advice[0].gradient_error < 1e-4  # type: ignore[operator]
+
+
 def test_wrong_arguments_are_said_at_once() -> None:
     with pytest.raises(ValueError, match="`budget`"):
         pathline.advise(torch.tanh, torch.ones(1), (0.0, 1.0), budget=0)

@@ -147,8 +147,8 @@ def test_more_rows_than_a_step_has_places_for(interpreted):
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_rows_of_every_step(interpreted, gradient):
     net = Net()
-    save = pathline.Save(steps=True)
-    same(net, inputs=list(net.parameters()), t=tensor(0.0, 2.0), save=save, gradient=gradient, **LOOSE)
+    steps = {"save": pathline.Save(steps=True), "controller": pathline.FixedStep(0.4)}
+    same(net, inputs=list(net.parameters()), t=tensor(0.0, 2.0), gradient=gradient, **steps)
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
@@ -263,8 +263,10 @@ def test_a_failure_is_that_of_plain_steps(interpreted):
 
 
 def test_functional_transforms_run_plain_steps(interpreted):
+    net = Net()
+
     def end(y0, compile):
-        return pathline.solve(Net(), y0, (0.0, 1.0), compile=compile, **LOOSE).y1.sin().sum()
+        return pathline.solve(net, y0, (0.0, 1.0), compile=compile, **LOOSE).y1.sin().sum()
 
     found, truth = (torch.func.grad(lambda y0, on=on: end(y0, on))(Y0) for on in (True, False))
     torch.testing.assert_close(found, truth, **ROUNDING[DOUBLE])
@@ -277,7 +279,7 @@ def test_functional_transforms_run_plain_steps(interpreted):
     ("options", "reason"),
     [
         ({"method": "kvaerno5"}, "kvaerno5"),
-        ({"clock": "per-sample"}, "per-sample"),
+        ({"method": "rodas5p"}, "rodas5p"),
     ],
 )
 def test_a_solve_that_cannot_be_compiled_says_so_once(interpreted, options, reason, monkeypatch):

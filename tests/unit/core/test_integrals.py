@@ -149,6 +149,19 @@ def test_complex_states_have_real_costs() -> None:
     torch.testing.assert_close(solution.integrals["energy"], 6 * TIMES)
 
 
+@pytest.mark.parametrize("clock", ["shared", "per-sample"])
+@pytest.mark.parametrize("shape", [(0, 2), (3,), (2, 3, 4)])
+def test_batches_of_every_shape(shape: tuple, clock: str) -> None:
+    """Nobody, single numbers, and images; a state of one dimension is a vector on the shared clock."""
+    both = {"energy": pathline.KineticEnergy(), "jacobian": pathline.JacobianNorm(kind="rademacher")}
+    solution = solve(lambda t, y: 2 * torch.ones_like(y) + 3 * (y - y.detach()), torch.ones(shape, dtype=DOUBLE), (0.0, 1.0), integrals=both, clock=clock)  # fmt: skip
+    batch, size = (shape[0], math.prod(shape[1:])) if clock == "per-sample" or len(shape) > 1 else (1, 3)
+    energy, jacobian = solution.integrals1.values()
+    assert energy.numel() == jacobian.numel() == batch
+    torch.testing.assert_close(energy.reshape(-1), torch.full((batch,), 4.0 * size, dtype=DOUBLE))
+    torch.testing.assert_close(jacobian.reshape(-1), torch.full((batch,), 9.0 * size, dtype=DOUBLE))
+
+
 def test_batch_first_and_rows_that_end_early() -> None:
     t = torch.tensor([[0.0, 0.5, 1.0], [0.0, 0.2, 0.3]], dtype=DOUBLE)
     one = {"one": lambda t, y, dy: torch.ones_like(y[:, 0])}
