@@ -1,9 +1,9 @@
 """What a field computes, and from which tensors: traced by TorchDynamo, which also watches that the trace stays true.
 
 Dynamo's backend usually runs the graph. Ours only takes note of it: calling the traced function checks Dynamo's guards
-(training flags, attributes, closures, globals, shapes, dtypes, autocast) in some twenty microseconds, and tells the graph
-that is valid now and the very tensors that it reads now. So a graph is never stale, and is checked once a solve instead
-of once a step.
+(training flags, attributes, closures, globals, shapes, dtypes, autocast) in some twenty microseconds, and tells the
+graph that is valid now and the very tensors that it reads now. So a graph is never stale, and is checked once a solve
+instead of once a step.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def look(term: Bound, t: Tensor, y: Tensor, given: Any, rows: Sequence[Tensor] |
 
 def _check_rate(graph: Graph, y: Tensor) -> None:
     """A rate of another shape or dtype is refused here, and gets its error from the plain step that follows."""
-    dy = graph.module.graph.output_node().args[0][0].meta["example_value"]  # pyright: ignore
+    output: Any = graph.module.graph.output_node()
+    dy = output.args[0][0].meta["example_value"]
     fits = dy.dim() == y.dim() and all(not isinstance(n, int) or n == m for n, m in zip(dy.shape, y.shape, strict=True))
     if not fits or (dy.dtype != y.dtype and not torch.is_autocast_enabled(y.device.type)):
         raise Untraceable(f"it returns {tuple(dy.shape)} in {dy.dtype} for a state {tuple(y.shape)} in {y.dtype}")
@@ -217,7 +218,7 @@ def _note(module: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., An
     fakes = [node.meta["example_value"] for node in module.graph.find_nodes(op="placeholder")]
     graph = Graph(_without_clone(module), _batched(fakes))
     COUNTS["fields"] += 1
-    nothing = tuple(torch.empty(0) for _ in graph.module.graph.output_node().args[0])  # pyright: ignore
+    nothing = (torch.empty(0),)
 
     def noted(*inputs: Tensor) -> tuple[Tensor, ...]:
         _NOTED.graph, _NOTED.tensors = graph, inputs
@@ -280,8 +281,8 @@ def _refuse_effects() -> None:
 
 
 def _without_clone(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    output = module.graph.output_node()
-    (last,) = output.args[0]  # pyright: ignore
+    output: Any = module.graph.output_node()
+    last: Any = output.args[0][0]
     if last.op == "call_method" and last.target == "clone":
         output.replace_input_with(last, last.args[0])
         module.graph.erase_node(last)

@@ -72,7 +72,8 @@ def compiled(
             problem = replace(problem, solver=steps)
         return problem, gradient
     size = math.prod(problem.term.empty().shape[1:])
-    steps = Compiled(solver, problem.times, size=size, **common)
+    trial = config is not None and config.first_step is None
+    steps = Compiled(solver, problem.times, size=size, trial=trial, **common)
     problem = replace(problem, solver=steps)
     return problem, Whole(gradient) if keeps_all or isinstance(gradient, Backprop) else gradient
 

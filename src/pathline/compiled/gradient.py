@@ -1,4 +1,4 @@
-"""A whole compiled solve as one differentiable operation: kernels forward, kernels backward, and little between them."""
+"""A whole compiled solve as one differentiable operation: kernels forward, kernels backward, little between."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from pathline.stats import Stats
 class Whole:
     """One autograd function for a compiled solve, where nothing but rows and end is differentiated.
 
-    What it cannot serve (gradients to times, curves, functions of rows, jumps) is left to ``base``, which differentiates
-    the compiled steps one by one.
+    What it cannot serve (gradients to times, curves, functions of rows) is left to ``base``, which differentiates the
+    compiled steps one by one.
     """
 
     base: Gradient
@@ -44,7 +44,7 @@ class Whole:
         reading = solver.reading(problem.term, problem.times[0], y0, args) if served else None
         if reading is None or not (y0.requires_grad or any(x.requires_grad for x in reading.inputs)):
             return self.base.solve(problem, y0, t, args, field)
-        run = _Run(problem, args, field, [x for x in reading.inputs if x.requires_grad])
+        run = _Run(problem, solver, args, field, [x for x in reading.inputs if x.requires_grad])
         before = replace(problem.stats)
         try:
             *rows, y1 = _Solve.apply(run, y0, *run.inputs)  # pyright: ignore[reportGeneralTypeIssues]
@@ -57,14 +57,15 @@ class Whole:
 class _Run:
     """One solve: what its backward pass needs beside tensors."""
 
-    def __init__(self, problem: Problem, args: Any, field: Any, inputs: list[Tensor]) -> None:
+    def __init__(self, problem: Problem, solver: Compiled, args: Any, field: Any, inputs: list[Tensor]) -> None:
+        self.solver = solver
         self.problem, self.args, self.field, self.inputs = problem, args, field, inputs
         self.result: Any = None
         self.tapes: list[tuple[Tape, slice]] = []
 
     def forward(self, y0: Tensor) -> tuple[Tensor, ...]:
         """Integrate, and keep what the kernels saved."""
-        problem, solver = self.problem, self.problem.solver
+        problem, solver = self.problem, self.solver
         with solver.recording():
             self.result = result = integrate(problem, y0, self.args)
             kept = gather(problem, result)
@@ -103,7 +104,7 @@ class _Run:
         ends = [piece.t0 for piece in self.result.pieces] + [self.result.t1]
         problem = replace(
             self.problem,
-            solver=self.problem.solver.base,
+            solver=self.solver.base,
             controller=Grid(ends),
             term=self.problem.term.counting(Stats()),
         )
@@ -135,11 +136,11 @@ class _Solve(torch.autograd.Function):
         y0, *inputs = ctx.saved_tensors
         if torch.is_grad_enabled():
             return None, *run.again(y0, inputs, cotangents)
-        if isinstance(run.problem.solver, Compiled) and run.problem.solver.recompute:
+        if run.solver.recompute:
             stats = run.problem.stats
             stats.backward_steps += len(run.tapes)
             stats.backward_accepted += len(run.tapes)
             stats.backward_remade += len(run.tapes)
-            stats.backward_evaluations += len(run.tapes) * (run.problem.solver.base.stages - run.problem.solver.base.fsal)
+            stats.backward_evaluations += len(run.tapes) * (run.solver.base.stages - run.solver.base.fsal)
         *g_rows, g_y1 = cotangents
         return None, *run.backward(y0, g_rows[0], g_y1)

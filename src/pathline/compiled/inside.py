@@ -1,4 +1,4 @@
-"""`solve` inside somebody's own ``torch.compile``: fixed steps are traced with the rest, adaptive ones are one opaque call.
+"""`solve` inside somebody's own ``torch.compile``: fixed steps are traced with the rest, adaptive ones one opaque call.
 
 Traced naively, an adaptive loop breaks the graph at every step and is slower than plain. This module is imported while
 TorchDynamo traces, and its functions are what Dynamo sees.
@@ -36,7 +36,7 @@ _PLAIN = {
 def solve_inside(solve: Callable[..., Solution], f: Any, y0: Any, t: Any, options: dict[str, Any]) -> Solution:
     """Trace the steps where that can be done, else call ``solve`` behind the tracer's back."""
     method = options["method"]
-    solver = METHODS.get(method) if isinstance(method, str) else method
+    solver: Any = METHODS.get(method) if isinstance(method, str) else method
     if _traceable(solver, f, y0, t, options):
         return _fixed(solver, f, y0, t, options["dt"], options["args"])
     return _opaque(solve, f, y0, t, options)
@@ -58,7 +58,9 @@ def _traceable(solver: Any, f: Any, y0: Any, t: Any, options: dict[str, Any]) ->
 
 def _fixed(solver: RungeKutta, f: Any, y: Tensor, t: Any, dt: float | None, args: Any) -> Solution:
     """Fixed steps from row to row."""
-    term = _Given(f, f.__code__.co_argcount) if isinstance(f, types.FunctionType) else f if isinstance(f, ODE) else ODE(f)
+    term = (
+        _Given(f, f.__code__.co_argcount) if isinstance(f, types.FunctionType) else f if isinstance(f, ODE) else ODE(f)
+    )
     if isinstance(t, Tensor):
         times = t.double().unbind()
         ts = t.to(_real(y))
@@ -113,7 +115,7 @@ def _opaque(solve: Callable[..., Solution], f: Any, y0: Any, t: Any, options: di
         _SAID.add("adaptive")
         log.warning(
             "solve(method=%r) inside torch.compile runs as one plain call: its steps depend on values. For compiled "
-            "steps pass solve(..., compile=True); for one graph use a fixed-step method such as \"rk4\" with `dt`.",
+            'steps pass solve(..., compile=True); for one graph use a fixed-step method such as "rk4" with `dt`.',
             options["method"],
         )
     return solve(f, y0, t, **options)

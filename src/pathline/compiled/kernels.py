@@ -24,7 +24,7 @@ from pathline.compiled.capture import Untraceable, quietly
 #: A line on stderr after so many seconds of compiling.
 PATIENCE = 3.0
 
-Function = Callable[..., tuple[Tensor, ...]]
+Function = Callable[..., Sequence[Tensor]]
 Batched = dict[int, list[int]]
 
 
@@ -52,7 +52,7 @@ class Kernel:
     ) -> None:
         with _patiently(label), quietly():
             try:
-                self._call = _inductor(*_traced(function, examples, batched), options)
+                self._call = _plain(function, examples, batched, options)
             except _MISSING:
                 self._call = _by_compile(function, examples, options)
             with torch.no_grad():
@@ -183,6 +183,11 @@ def _miss(found: Sequence[Any], wanted: Sequence[Any]) -> float:
 _MISSING = (ImportError, AttributeError, TypeError)
 
 
+def _plain(function: Function, examples: Sequence[Tensor], batched: Batched, options: dict) -> Any:
+    module, mode = _traced(function, examples, batched)
+    return _inductor(module, mode, options)
+
+
 def _halves(pair: Pair, examples: Sequence[Tensor], batched: Batched, options: dict, *, recompute: bool) -> Any:
     from torch._functorch.partitioners import default_partition, min_cut_rematerialization_partition
 
@@ -196,9 +201,10 @@ def _halves(pair: Pair, examples: Sequence[Tensor], batched: Batched, options: d
     joint = [*primals, *cotangents]
     module, mode = _traced(lambda *x: pair.joint(x[: len(examples)], x[len(examples) :]), joint, batched)
     _name_inputs(module, len(examples))
-    cut = default_partition if recompute else min_cut_rematerialization_partition
-    forward, backward = cut(module, None, num_fwd_outputs=n, static_lifetime_input_indices=[])  # pyright: ignore
-    kept = [node.name for node in forward.graph.output_node().args[0][n:]]  # pyright: ignore
+    cut: Any = default_partition if recompute else min_cut_rematerialization_partition
+    forward, backward = cut(module, None, num_fwd_outputs=n, static_lifetime_input_indices=[])
+    ends: Any = forward.graph.output_node().args[0]
+    kept = [node.name for node in ends[n:]]
     asked = [node.name for node in backward.graph.find_nodes(op="placeholder")]
     order = [kept.index(name) for name in asked if not name.startswith("tangents_")]
     ahead = _inductor(forward, mode, options)
@@ -223,8 +229,9 @@ def _traced(function: Function, examples: Sequence[Tensor], batched: Batched) ->
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     fakes = []
     for i, x in enumerate(examples):
+        none: list[Any] = [None] * x.dim()
         kinds = [DimDynamic.DUCK if j in batched.get(i, ()) else DimDynamic.STATIC for j in range(x.dim())]
-        context = StatelessSymbolicContext(dynamic_sizes=kinds, constraint_sizes=[None] * x.dim())  # pyright: ignore
+        context = StatelessSymbolicContext(dynamic_sizes=kinds, constraint_sizes=none)
         fakes.append(mode.from_tensor(x, symbolic_context=context, source=ConstantSource(f"x{i}")))
     table = select_decomp_table()
     with mode, enable_python_dispatcher():
@@ -272,8 +279,8 @@ def _inductor(module: torch.fx.GraphModule, mode: Any, options: dict, *, backwar
 
     examples = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
     ours = {"cpp_wrapper": True, **options}
-    # Inductor's own tanh on the CPU is several times slower than its decomposed form; and whether the processor's vector
-    # instructions work, it would ask a subprocess in every process anew.
+    # Inductor's own tanh on the CPU is several times slower than its decomposed form; and whether the processor's
+    # vector instructions work, it would ask a subprocess in every process anew.
     known = config.patch({"cpp.use_decompose_tanh": True, "cpp.vec_isa_ok": True})
     with tracing(TracingContext(mode)), known, config.patch(ours), torch.no_grad():
         compiled = compile_fx_inner(module, examples, is_backward=backward, cpp_wrapper=ours["cpp_wrapper"])
@@ -288,7 +295,7 @@ def _by_compile(function: Function, examples: Sequence[Tensor], options: dict) -
 
     def run(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            return compiled(*[x.detach() for x in tensors])
+            return tuple(compiled(*[x.detach() for x in tensors]))
 
     run(examples)
     return run

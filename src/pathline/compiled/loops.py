@@ -168,8 +168,8 @@ class _Run:
             label = f"the {key[0]} of {base.name} for a state {tuple(self.y0.shape)}"
             try:
                 program = programs[(id(base), *key)] = Kernel(function, examples, batched, self.solver.options, label)
-            except Exception:  # noqa: BLE001  # whatever fails here, the steps are there
-                programs[REFUSED] = True
+            except Exception as error:  # noqa: BLE001  # whatever fails here, the steps are there
+                programs[REFUSED] = error
                 return None
             COUNTS["programs"] += 1
         return program(*tensors)

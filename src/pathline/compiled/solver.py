@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pathline._structure import host
 from pathline.compiled.capture import COUNTS, Reading, Untraceable, code_of, first_line, read
 from pathline.compiled.kernels import Kernel, Pair
 from pathline.compiled.programs import Field, StartProgram, StepProgram
@@ -28,7 +27,6 @@ from pathline.gradients.base import aliases
 from pathline.solvers.base import Step
 from pathline.solvers.runge_kutta import RungeKutta
 from pathline.terms import Bound, Time
-
 
 #: States up to this size pay nothing for rows that nobody asked for.
 SMALL = 2048
@@ -45,6 +43,7 @@ class Compiled:
         dense: whether every step will be asked for its curve.
         error: "ratio", "estimate" or "", see `StepProgram`.
         recompute: keep no activations for the backward pass.
+        trial: whether the length of the first step is to be found.
         options: of Inductor.
     """
 
@@ -58,8 +57,10 @@ class Compiled:
         dense: bool,
         error: str,
         recompute: bool,
+        trial: bool,
         options: dict[str, Any],
     ) -> None:
+        self.trial = trial
         self.base, self.dense, self.error, self.recompute, self.options = base, dense, error, recompute, options
         self.sign = 1.0 if times[-1] >= times[0] else -1.0
         self.times = list(times)
@@ -90,10 +91,14 @@ class Compiled:
         if reading is None:
             return self.base.init(term, t0, y0, args)
         try:
-            return self._slope(reading, term, t0, y0.contiguous(), chosen=self.error == "ratio")
+            return self._slope(reading, term, t0, y0.contiguous(), chosen=self._tries(term))
         except Untraceable as refusal:
             self.refuse(term, y0, refusal)
             return self.base.init(term, t0, y0, args)
+
+    def _tries(self, term: Bound) -> bool:
+        """Whether a first step is looked for; the stretch behind an event has one."""
+        return self.trial and self.error == "ratio" and not term.stats.steps
 
     def _slope(self, reading: Reading, term: Bound, t0: Time, y0: Tensor, *, chosen: bool = False) -> Tensor:
         """The slope at the start of a step; at that of the solve with the length of the first step."""
@@ -130,7 +135,7 @@ class Compiled:
         term.stats.compiled = True
         return step
 
-    def _due(self, t0: float, t1: float) -> list[float]:
+    def _due(self, t0: Any, t1: Any) -> list[float]:
         if not self.inner:
             return []
         return self.times[bisect_right(self.ahead, t0 * self.sign) : bisect_left(self.ahead, t1 * self.sign)]
@@ -195,12 +200,18 @@ class Compiled:
             self._recording = False
 
     def _run(
-        self, variant: tuple[Any, ...], reading: Reading, term: Bound, tensors: list[Tensor], *, own: int, pulled: dict[int, int]
+        self,
+        variant: tuple[Any, ...],
+        reading: Reading,
+        term: Bound,
+        tensors: list[Tensor],
+        *,
+        own: int,
+        pulled: dict[int, int],
     ) -> tuple[tuple[Tensor, ...], Tape | None]:
         """Call the program of this variant, compiled at its first call.
 
-        Args:
-            own: how many of the tensors belong to the step: they are differentiated if anything is.
+        The first ``own`` tensors are the step's: they are differentiated if anything is.
         """
         inputs = len(tensors) - len(reading.inputs)
         wanted: tuple[int, ...] = ()
@@ -230,7 +241,11 @@ class Compiled:
         self, variant: Any, reading: Reading, term: Bound, tensors: list[Tensor], wanted: Any, pulled: dict[int, int]
     ) -> Kernel | Pair:
         field = Field(reading, term)
-        function = StartProgram(self.base, field, variant[1]) if variant[0] == "start" else StepProgram(self.base, field, *variant[1:])
+        function = (
+            StartProgram(self.base, field, variant[1])
+            if variant[0] == "start"
+            else StepProgram(self.base, field, *variant[1:])
+        )
         label = f"the {variant[0]} of {self.base.name} for a state {tuple(tensors[0].shape)}"
         batched: dict[int, list[int]] = {}
         if reading.graph.batched:
@@ -413,7 +428,9 @@ class Tape:
 
 def summed(sums: list[Any], terms: list[Any]) -> list[Any]:
     """Sums of cotangents; not in place, since a kernel may return one tensor for two inputs."""
-    return list(torch._foreach_add(sums, terms)) if sums and terms else sums or terms
+    if not (sums and terms):
+        return sums or terms
+    return list(torch._foreach_add(sums, terms))  # pyright: ignore[reportPrivateImportUsage]
 
 
 class _Run(torch.autograd.Function):
