@@ -301,9 +301,9 @@ def test_max_steps_is_a_positive_integer(max_steps):
         solve(max_steps=max_steps)
 
 
-def test_what_is_not_available_yet_says_so():
-    with pytest.raises(ValueError, match=r"`compile=True` is not available yet; leave it out"):
-        solve(compile=True)
+def test_what_compiles_is_a_choice_or_options():
+    with pytest.raises(TypeError, match=r"`compile` is True, False, or a mapping of options for Inductor"):
+        solve(compile="yes")
 
 
 @pytest.mark.parametrize(
