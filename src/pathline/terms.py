@@ -212,6 +212,8 @@ _BOUND_ARITIES: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary(
 
 def _remembered_arity(f: Callable[..., Any]) -> int:
     """`_arity`, once a code object: reading a signature costs as much as an evaluation of a small field."""
+    if isinstance(f, nn.Module):
+        f = f._modules.get("_orig_mod") or f  # what torch.compile wraps tells its arguments, the wrapper does not
     target = type(f).forward if isinstance(f, nn.Module) and "forward" not in vars(f) else f
     bound = isinstance(target, types.MethodType)
     code = getattr(target, "__code__", None) if bound or isinstance(target, types.FunctionType) else None
@@ -330,6 +332,9 @@ class Bound:
 
     def counted(self, evaluations: int) -> None:
         """So many evaluations were made elsewhere."""
+        if not self.per_sample:
+            self.stats.evaluations += evaluations
+            return
         for _ in range(evaluations):
             self._count()
 

@@ -72,6 +72,7 @@ class Compiled:
         self._tolerances: tuple[Any, ...] = (None, None)
         self._first: float | None = None
         self._recording = False
+        self._programs: dict[Any, Any] = {}
         self.polynomial = base._polynomial.numpy()
         # Rows of dense output that a step gives beside itself; where more are due it gives its curve.
         self.capacity = max(len(self.polynomial), 8 if size <= SMALL else 2)
@@ -193,7 +194,7 @@ class Compiled:
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Steps keep on a `Tape` what their derivatives need, under no_grad."""
-        self._recording = True
+        self._recording, self._programs = True, {}
         try:
             yield
         finally:
@@ -213,6 +214,23 @@ class Compiled:
 
         The first ``own`` tensors are the step's: they are differentiated if anything is.
         """
+        known = (variant, self._recording)
+        program = self._programs.get(known) if self._recording else None
+        if program is None:
+            program = self._program(variant, reading, term, tensors, own, pulled)
+            if self._recording:  # what is differentiated stays the same over a solve
+                self._programs[known] = program
+        if not isinstance(program, Pair):
+            return program(*tensors), None
+        if self._recording:
+            outputs, saved = program.forward(tensors)
+            return outputs, Tape(program, saved, own, self.capacity)
+        return _Run.apply(program, *tensors), None  # pyright: ignore[reportReturnType]
+
+    def _program(
+        self, variant: Any, reading: Reading, term: Bound, tensors: list[Tensor], own: int, pulled: dict[int, int]
+    ) -> Kernel | Pair:
+        """The program of this variant for these tensors."""
         inputs = len(tensors) - len(reading.inputs)
         wanted: tuple[int, ...] = ()
         if self._recording or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
@@ -230,12 +248,7 @@ class Compiled:
                 raise Untraceable(f"Inductor fails with {type(error).__name__}: {first_line(error)}") from error
             programs[key] = program
             COUNTS["programs"] += 1
-        if not isinstance(program, Pair):
-            return program(*tensors), None
-        if self._recording:
-            outputs, saved = program.forward(tensors)
-            return outputs, Tape(program, saved, own, self.capacity)
-        return _Run.apply(program, *tensors), None  # pyright: ignore[reportReturnType]
+        return program
 
     def _compile(
         self, variant: Any, reading: Reading, term: Bound, tensors: list[Tensor], wanted: Any, pulled: dict[int, int]
