@@ -204,7 +204,7 @@ class EndTimeJitter(nn.Module):
 
     def __init__(self, b: float, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        if not 0 <= b < math.inf:
+        if not isinstance(b, int | float) or not 0 <= b < math.inf:
             raise ValueError(f"`b` is a finite number >= 0; it is {b!r}.")
         self.b, self.generator = float(b), generator
 

@@ -110,6 +110,8 @@ def advise(
         unknown = [x for x in given or () if x not in registry]
         if unknown:
             raise ValueError(f"`{name}` holds {unknown[0]!r}; there are {', '.join(registry)}.")
+    if not any(isinstance(x, Tensor) and x.numel() for x in pytree.tree_leaves(y0)):
+        raise ValueError("`y0` holds no numbers to try a field on. Pass a typical state.")
     bench = _Bench(f, y0, t, args, loss, rtol, atol, budget, progress)
     device = bench.task.t.device
     with restored(snapshot(device), device):

@@ -217,7 +217,7 @@ class Compiled:
         known = (variant, self._recording)
         program = self._programs.get(known) if self._recording else None
         if program is None:
-            program = self._program(variant, reading, term, tensors, own, pulled)
+            program = self._known(variant, reading, term, tensors, own, pulled)
             if self._recording:  # what is differentiated stays the same over a solve
                 self._programs[known] = program
         if not isinstance(program, Pair):
@@ -227,7 +227,7 @@ class Compiled:
             return outputs, Tape(program, saved, own, self.capacity)
         return _Run.apply(program, *tensors), None  # pyright: ignore[reportReturnType]
 
-    def _program(
+    def _known(
         self, variant: Any, reading: Reading, term: Bound, tensors: list[Tensor], own: int, pulled: dict[int, int]
     ) -> Kernel | Pair:
         """The program of this variant for these tensors."""

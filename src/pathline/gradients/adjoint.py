@@ -114,9 +114,12 @@ class Adjoint:
             )
         if isinstance(self.checkpoints, bool) or not isinstance(self.checkpoints, int) or self.checkpoints < 1:
             raise ValueError(f"`checkpoints` is a positive whole number; it is {self.checkpoints!r}.")
+        if not isinstance(self.verify, bool):
+            raise TypeError(f"`verify` is True or False; it is {self.verify!r}.")
         for name in ("rtol", "atol"):
             value = getattr(self, name)
-            if isinstance(value, int | float) and not 0 <= value < float("inf"):
+            wrong = isinstance(value, str | bytes | bool)
+            if wrong or (isinstance(value, int | float) and not 0 <= value < float("inf")):
                 raise ValueError(f"`{name}` is a number >= 0, or None for that of the forward solve; it is {value!r}.")
         if self.method is not None:
             find_solver(self.method)

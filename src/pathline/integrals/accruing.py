@@ -101,6 +101,8 @@ def _checked(costs: Any, problem: Problem) -> dict[str, Any]:
     for name, cost in costs.items():
         if not isinstance(name, str) or not (callable(cost) or isinstance(cost, StepCost)):
             raise TypeError(f"`integrals` maps names to functions fn(t, y, dy); it holds {name!r}: {cost!r}.")
+        if isinstance(cost, type):
+            raise TypeError(f"`integrals` holds the class {cost.__name__} under {name!r}. Pass {cost.__name__}().")
     solver = problem.solver
     if solver.needs != "rate":
         raise ValueError(
