@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pathline.compiled.capture import Untraceable
 from pathline.compiled.loops import looped
-from pathline.compiled.solver import Compiled, Tape, summed
+from pathline.compiled.solver import Compiled
+from pathline.compiled.tapes import Tape, summed
 from pathline.controllers import Grid
 from pathline.gradients.backprop import Backprop
 from pathline.gradients.base import Gradient, Kept, gather

@@ -287,6 +287,13 @@ def _inductor(module: torch.fx.GraphModule, mode: Any, options: dict, *, backwar
     return getattr(compiled, "current_callable", None) or compiled
 
 
+def while_loop(go_on: Any, body: Any, carried: Any, read: Any) -> Any:
+    """``while go_on(*carried, *read): carried = body(*carried, *read)`` as one operation of a graph."""
+    from torch._higher_order_ops.while_loop import while_loop_op
+
+    return while_loop_op(go_on, body, carried, read)
+
+
 # --- torch.compile -----------------------------------------------------------------------------------------------
 
 

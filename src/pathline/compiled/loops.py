@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._higher_order_ops.while_loop import while_loop_op
 
 from pathline.compiled.capture import COUNTS, Reading
-from pathline.compiled.kernels import Batched, Kernel
+from pathline.compiled.kernels import Batched, Kernel, while_loop
 from pathline.compiled.programs import Field, StepProgram, _spread, _sum
 from pathline.compiled.solver import Compiled
 from pathline.controllers import PID, PIDClock, Setting
@@ -216,8 +215,7 @@ class LoopProgram:
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Takes y, the slope there, `STATE`, bounds, tolerances, buffers and inputs; returns the first three."""
         y, slope, state, *fixed = tensors
-        loop: Any = while_loop_op
-        return loop(self._goes_on, self._advance, (y, slope, state), tuple(fixed))
+        return while_loop(self._goes_on, self._advance, (y, slope, state), tuple(fixed))
 
     def _goes_on(self, y: Tensor, slope: Tensor, state: Tensor, bounds: Tensor, *fixed: Tensor) -> Tensor:
         now: Now = dict(zip(STATE, state.unbind(), strict=True))

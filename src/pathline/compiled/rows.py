@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 from pathline.compiled.capture import COUNTS, Reading, Untraceable, first_line, look
 from pathline.compiled.kernels import Kernel, Pair
 from pathline.compiled.programs import Field, RowProgram, RowSlope
-from pathline.compiled.solver import Compiled, _Run, refused
+from pathline.compiled.solver import Compiled, refused
+from pathline.compiled.tapes import Operation
 from pathline.gradients import inputs as places
 from pathline.solvers.runge_kutta import RungeKutta, RungeKuttaStep
 from pathline.terms import Bound, PerSample
@@ -168,7 +169,7 @@ class CompiledRows(Compiled):
             function = self._program(variant, Field(reading, term), bounded)
             program = self._compiled(function, tensors, batched, wanted, pulled)
             reading.graph.programs[key] = program
-        outputs: Any = _Run.apply(program, *tensors) if isinstance(program, Pair) else program(*tensors)
+        outputs: Any = Operation.apply(program, *tensors) if isinstance(program, Pair) else program(*tensors)
         return tuple(x.narrow(pulled.get(i, 0), 0, 1) for i, x in enumerate(outputs)) if single else outputs
 
     def _tolerance(self, term: Bound) -> list[Tensor]:

@@ -14,16 +14,16 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pathline.compiled.capture import COUNTS, Reading, Untraceable, code_of, first_line, read
 from pathline.compiled.kernels import Kernel, Pair
 from pathline.compiled.programs import Field, StartProgram, StepProgram
+from pathline.compiled.step import CompiledStep
+from pathline.compiled.tapes import Operation, Tape
 from pathline.gradients import inputs as places
 from pathline.gradients.augmented import Augmented
-from pathline.gradients.base import aliases
 from pathline.solvers.base import Step
 from pathline.solvers.runge_kutta import RungeKutta
 from pathline.terms import Bound, Time
@@ -225,7 +225,7 @@ class Compiled:
         if self._recording:
             outputs, saved = program.forward(tensors)
             return outputs, Tape(program, saved, own, self.capacity)
-        return _Run.apply(program, *tensors), None  # pyright: ignore[reportReturnType]
+        return Operation.apply(program, *tensors), None  # pyright: ignore[reportReturnType]
 
     def _known(
         self, variant: Any, reading: Reading, term: Bound, tensors: list[Tensor], own: int, pulled: dict[int, int]
@@ -289,194 +289,3 @@ def _situation(term: Bound, y: Tensor) -> Any:
     f = getattr(term.term, "f", None)
     training = tuple(m.training for m in f.modules()) if isinstance(f, nn.Module) else None
     return training, y.dtype, torch.is_autocast_enabled(y.device.type)
-
-
-class CompiledStep:
-    """A step and what came with it; further rows of its dense output are the step made again."""
-
-    failed = None
-
-    def __init__(
-        self, solver: Compiled, term: Bound, t0: Time, t1: Time, y0: Tensor, args: Any, retry: Tensor | None
-    ) -> None:
-        self.solver, self.term, self.t0, self.t1, self.y0, self.args = solver, term, t0, t1, y0, args
-        self.retry, self.carry, self.error, self.ratio = retry, None, None, None
-
-    def take(self, reading: Reading, due: Sequence[float]) -> None:
-        """Make the step, with the rows that are due, or where they are many with the curve."""
-        solver = self.solver
-        curved = solver.dense or len(due) > solver.capacity
-        asked = curved or (solver.inner and (bool(due) or solver.base.free_dense))
-        weights = None if not asked else self._curve_weights() if curved else self._row_weights(due)
-        self.y1, self.carry, self.error, self.ratio, rows, self.tape = self._outputs(reading, weights, solver.error)
-        self.due = due
-        self._rows = None if rows is None or curved else rows[: len(due)]
-        self._curve = rows[: len(solver.base._polynomial)] if curved and rows is not None else None
-        if self.tape is not None:
-            self.tape.count = len(due)
-            self.tape.powers = self._powers(due) if curved else None
-
-    def _outputs(self, reading: Reading, weights: Tensor | None, error: str) -> tuple[Any, ...]:
-        solver, term, base = self.solver, self.term, self.solver.base
-        sloped, asked = self.retry is not None, weights is not None
-        tensors = [self.y0, *([self.retry] if self.retry is not None else [])]
-        tensors.append(solver._clock(term, self.t0, self.t1))
-        if error == "ratio":
-            tensors += solver._tolerance(term)
-        if weights is not None:
-            tensors.append(weights)
-        ends = base.fsal or asked
-        estimates = 0 if not error else 1 if error == "ratio" else len(base._errors)
-        last = 1 + ends + estimates
-        pulled = {0: 0, **({1: 0} if ends else {}), **({last: 1} if asked else {})}
-        variant = ("step", error, asked, sloped)
-        values, tape = solver._run(variant, reading, term, tensors + reading.inputs, own=1 + sloped, pulled=pulled)
-        term.counted(base.stages - sloped + (len(base._extra) if asked else 0))
-        found = values[1 + ends : last]
-        ratio = found[0] if error == "ratio" else None
-        estimate = None if error != "estimate" else found[0] if len(found) == 1 else found
-        return values[0], values[1] if ends else None, estimate, ratio, values[last] if asked else None, tape
-
-    # --- weights of the slopes, and of the state at the start: (capacity, stages + 1)
-
-    def _powers(self, times: Sequence[float] | Tensor) -> Tensor:
-        """``(n, degree)``: powers of theta."""
-        dt, powers = self.t1 - self.t0, self.solver.base._powers
-        if isinstance(times, Tensor) or isinstance(dt, Tensor):
-            theta = (torch.as_tensor(times, dtype=torch.float64) - self.t0) / dt
-            return theta.unsqueeze(-1) ** torch.from_numpy(powers)
-        return torch.from_numpy(self._host_powers(times))
-
-    def _host_powers(self, times: Sequence[float]) -> np.ndarray:
-        theta = (np.array(times, dtype=np.float64) - self.t0) / (self.t1 - self.t0)
-        return theta[:, None] ** self.solver.base._powers
-
-    def _row_weights(self, times: Sequence[float]) -> Tensor:
-        polynomial = self.solver.polynomial
-        weights = np.zeros((self.solver.capacity, polynomial.shape[1] + 1))
-        if n := len(times):
-            weights[:n, -1] = 1.0
-            # Not by BLAS: its threads and torch's get in each other's way.
-            weights[:n, :-1] = np.einsum("nd,ds->ns", self._host_powers(times), polynomial) * (self.t1 - self.t0)
-        return torch.from_numpy(weights).to(self.term.device)
-
-    def _curve_weights(self) -> Tensor:
-        polynomial = self.solver.base._polynomial
-        weights = torch.zeros(self.solver.capacity, polynomial.shape[1] + 1, dtype=torch.float64)
-        weights[: len(polynomial), :-1] = polynomial * (self.t1 - self.t0)
-        return weights.to(self.term.device)
-
-    # --- dense output
-
-    def rows(self, times: Sequence[float] | Tensor) -> Tensor:
-        """``(len(times), *state)``: dense output at times inside the step."""
-        if self._rows is not None and not isinstance(times, Tensor) and list(times) == list(self.due):
-            return self._rows
-        return self.y0 + flat_product(self._powers(times), self._curved())
-
-    def coefficients(self, rows: Tensor | None = None) -> Tensor:
-        """``(degree + 1, *state)``: dense output in powers of theta."""
-        assert rows is None, "one clock for the batch"
-        return torch.cat([self.y0.unsqueeze(0), self._curved()])
-
-    def _curved(self) -> Tensor:
-        """``(degree, *state)``; where it was not foreseen the step is made again for it."""
-        if self._curve is None:
-            reading = self.solver.reading(self.term, self.t0, self.y0, self.args)
-            assert reading is not None
-            rows = self._outputs(reading, self._curve_weights(), "")[4]
-            self.solver.dense = True  # who asks once will ask again
-            self._curve = rows[: len(self.solver.base._polynomial)]
-        return self._curve
-
-
-def flat_product(weights: Tensor, rows: Tensor) -> Tensor:
-    """``(n, *state)`` from ``(n, m)`` and ``(m, *state)``."""
-    product = weights.to(rows) @ rows.reshape(len(rows), -1)
-    return product.view(len(weights), *rows.shape[1:])
-
-
-class Tape:
-    """What the kernels of one step saved for their derivative.
-
-    Attributes:
-        count: rows of dense output that the step gave.
-        powers: ``(count, degree)``, where it gave the curve and the rows were read from that.
-        slope: the tape of the slope at its start, where that was evaluated for this step.
-    """
-
-    def __init__(self, pair: Pair, saved: list[Any], own: int, capacity: int) -> None:
-        self.pair, self.saved, self.own, self.capacity = pair, saved, own, capacity
-        self.count = 0
-        self.powers: Tensor | None = None
-        self.slope: Tape | None = None
-
-    def pull(
-        self, g_end: Tensor, g_slope: Tensor | None, g_rows: Tensor | None, zero: Tensor
-    ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
-        """Cotangents of the state and the slope at the start, and of the inputs."""
-        pair, kinds = self.pair, list(self.pair.pulled.values())
-        cotangents = [g_end]
-        if kinds[1:2] == [0]:
-            cotangents.append(zero if g_slope is None else g_slope)
-        g_extra: Tensor | None = None
-        if kinds[-1] == 1:
-            g_curve = zero.new_zeros(self.capacity, *zero.shape)
-            if g_rows is not None and self.powers is None:
-                g_curve[: len(g_rows)] = g_rows
-            elif g_rows is not None and self.powers is not None:
-                g_curve[: self.powers.shape[1]] = flat_product(self.powers.T, g_rows)
-                g_extra = g_rows.sum(0)  # rows read from a curve hold the state itself
-            cotangents.append(g_curve)
-        g_start, *grads = pair.backward(self.saved, cotangents)
-        assert g_start is not None
-        g_first = grads.pop(0) if self.own > 1 else None
-        if g_extra is not None:
-            g_start = g_start + g_extra
-        if self.slope is not None and g_first is not None:
-            g_more, _, more = self.slope.pull(g_first, None, None, zero)
-            return g_start + g_more, None, summed(grads, more)
-        return g_start, g_first, grads
-
-
-def summed(sums: list[Any], terms: list[Any]) -> list[Any]:
-    """Sums of cotangents; not in place, since a kernel may return one tensor for two inputs."""
-    if not (sums and terms):
-        return sums or terms
-    return list(torch._foreach_add(sums, terms))  # pyright: ignore[reportPrivateImportUsage]
-
-
-class _Run(torch.autograd.Function):
-    """A compiled program as a differentiable operation."""
-
-    @staticmethod
-    def forward(ctx: Any, pair: Pair, *tensors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        outputs, saved = pair.forward(tensors)
-        ctx.pair, ctx.count = pair, len(tensors)
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*(x for i, x in enumerate(outputs) if i not in pair.pulled))
-        ctx.others = [None if isinstance(x, Tensor) else x for x in saved]
-        ctx.save_for_backward(*tensors, *(x for x in saved if isinstance(x, Tensor)))
-        ctx.likes = [(outputs[i].shape, outputs[i].dtype, outputs[i].device) for i in pair.pulled]
-        return outputs
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        pair: Pair = ctx.pair
-        given = [cotangents[i] for i in pair.pulled]
-        tensors = ctx.saved_tensors[: ctx.count]
-        if torch.is_grad_enabled():
-            names = [x for x in aliases(tensors, True) if x is not None]
-            found = pair.pull(pair.function(*names), names, given, create_graph=True)
-        else:
-            kept = iter(ctx.saved_tensors[ctx.count :])
-            saved = [next(kept) if x is None else x for x in ctx.others]
-            full = [
-                torch.zeros(shape, dtype=dtype, device=device) if g is None else g.contiguous()
-                for g, (shape, dtype, device) in zip(given, ctx.likes, strict=True)
-            ]
-            found = pair.backward(saved, full)
-        grads: list[Tensor | None] = [None] * ctx.count
-        for i, g in zip(pair.wanted, found, strict=True):
-            grads[i] = g
-        return None, *grads

@@ -168,7 +168,7 @@ def test_a_loop_that_inductor_refuses_goes_step_by_step(interpreted, served, mon
     def refuse(*given):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(loops, "while_loop_op", refuse)
+    monkeypatch.setattr(loops, "while_loop", refuse)
     with torch.no_grad():
         for _ in range(2):
             solution = pathline.solve(lambda t, y: -y * torch.sin(t), Y0, T, compile=True)
