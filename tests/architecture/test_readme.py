@@ -29,6 +29,7 @@ def test_the_examples_are_as_short_as_they_are_said_to_be():
     assert lines_of_code(training) <= 15
 
 
+@pytest.mark.timeout(300)  # a page may compile, with nothing in the compiler's cache
 @pytest.mark.parametrize(
     "page", [page for page in [*READMES, *PAGES] if python_blocks(page)], ids=lambda page: str(page.relative_to(ROOT))
 )

@@ -312,6 +312,7 @@ def test_a_field_that_counts_its_calls_falls_back(built):
 # --- through Inductor -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)  # with nothing in the compiler's cache
 def test_an_optimiser_step_through_inductor():
     weight = tensor(0.7, -0.3).requires_grad_()
 

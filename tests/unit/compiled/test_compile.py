@@ -324,6 +324,7 @@ def test_graphs_do_not_keep_a_model_alive(interpreted):
 # --- through Inductor -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)  # with nothing in the compiler's cache
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_through_inductor(gradient):
     net = Net()

@@ -176,6 +176,7 @@ def test_a_loop_that_inductor_refuses_goes_step_by_step(interpreted, served, mon
             assert solution.stats.compiled
 
 
+@pytest.mark.timeout(300)  # with nothing in the compiler's cache
 def test_through_inductor(served):
     class Compiled(VanDerPol):
         """A kind of its own, of which no graph is known."""
