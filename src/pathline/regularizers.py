@@ -86,6 +86,7 @@ class JacobianNorm:
         generator: of the draws; by default torch's own.
 
     Raises:
+        TypeError: ``noise`` is no tensor.
         ValueError: another kind, or no probe.
 
     Example:
@@ -115,6 +116,11 @@ class JacobianNorm:
             raise ValueError(f'`kind` is "gaussian" or "rademacher"; it is {kind!r}.')
         if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
             raise ValueError(f"`probes` is a whole number, at least 1; it is {probes!r}.")
+        if not all(isinstance(x, Tensor) for x in pytree.tree_leaves(noise) if x is not None):
+            raise TypeError(
+                f"`noise` is a tensor like `y0`, or a structure of them, or None to draw it; it is {noise!r}. What is "
+                'drawn is said by `kind`: "gaussian" or "rademacher".'
+            )
         self.noise, self.probes, self.kind, self.generator = noise, probes, kind, generator
 
     def draw(self, y0: Any) -> Any:
@@ -170,6 +176,8 @@ class ControlEffort:
     """
 
     def __init__(self, control: Callable[..., Any]) -> None:
+        if not callable(control):
+            raise TypeError(f"`control` is a function u(t, y, args); it is {control!r}. Pass the policy itself.")
         self.control = ODE(control)
 
     def __call__(self, t: Tensor, y: Any, dy: Any, args: Any) -> Tensor:

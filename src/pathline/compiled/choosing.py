@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import warnings
@@ -11,6 +12,7 @@ from typing import Any
 
 from pathline._forward import forward_mode
 from pathline.compiled.gradient import Whole
+from pathline.compiled.kernels import known_options
 from pathline.compiled.rows import CompiledRows
 from pathline.compiled.solver import Compiled
 from pathline.controllers import PID
@@ -42,6 +44,7 @@ def compiled(
             "`compile` is True, False, or a mapping of options for Inductor such as "
             f'{{"max_autotune": True}}; it is {options!r}.'
         )
+    _check_options(options)
     if transforming() or forward_mode() or 0 in problem.term.empty().shape[1:]:
         return problem, gradient
     if options is False or os.environ.get("PATHLINE_COMPILE") == "0":
@@ -76,6 +79,18 @@ def compiled(
     steps = Compiled(solver, problem.times, size=size, trial=trial, **common)
     problem = replace(problem, solver=steps)
     return problem, Whole(gradient) if keeps_all or isinstance(gradient, Backprop) else gradient
+
+
+def _check_options(options: Any) -> None:
+    """A misspelt option would pass for a field that cannot be compiled."""
+    if isinstance(options, bool) or not options:
+        return
+    known = known_options()
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f' Did you mean "{near[0]}"?' if near else " torch._inductor.list_options() names them all."
+            raise ValueError(f"`compile` holds {name!r}, which is no option of Inductor.{hint}")
 
 
 _SAID: set[str] = set()

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pathline._structure import real_dtype
 from pathline.gradients.backprop import Backprop
 from pathline.solution import Solution
 from pathline.solvers import METHODS
-from pathline.solvers.base import combine
 from pathline.solvers.runge_kutta import RungeKutta
 from pathline.stats import Stats
 from pathline.status import Status
@@ -58,20 +58,19 @@ def _traceable(solver: Any, f: Any, y0: Any, t: Any, options: dict[str, Any]) ->
 
 def _fixed(solver: RungeKutta, f: Any, y: Tensor, t: Any, dt: float | None, args: Any) -> Solution:
     """Fixed steps from row to row."""
-    term = (
-        _Given(f, f.__code__.co_argcount) if isinstance(f, types.FunctionType) else f if isinstance(f, ODE) else ODE(f)
-    )
+    term: Any = _Traced(f)
+    dtype = real_dtype(y.dtype)
     if isinstance(t, Tensor):
         times = t.double().unbind()
-        ts = t.to(_real(y))
+        ts = t.to(dtype)
     else:
         assert dt is not None
         count = max(1, math.ceil(abs(t[1] - t[0]) / dt * (1 - 1e-12)))
         times = [t[0] + (t[1] - t[0]) * i / count for i in range(count + 1)]
-        ts = torch.tensor([t[0], t[1]], dtype=_real(y), device=y.device)
+        ts = torch.tensor([t[0], t[1]], dtype=dtype, device=y.device)
     rows, steps = [y], len(times) - 1
     for k in range(steps):
-        y = _step(solver, term, times[k], times[k + 1], y, args)
+        y = solver.step(term, times[k], times[k + 1], y, args, None).y1
         if isinstance(t, Tensor) or k == steps - 1:
             rows.append(y)
     stats = Stats(steps=steps, accepted=steps, evaluations=steps * solver.stages)
@@ -79,31 +78,28 @@ def _fixed(solver: RungeKutta, f: Any, y: Tensor, t: Any, dt: float | None, args
     return Solution(ts, torch.stack(rows), y, ts[-1], valid, Status.SUCCESS, stats)
 
 
-class _Given:
-    """A function as a term; its signature is read off its code, since Dynamo follows no `inspect`."""
+class _Traced:
+    """What a step sees of the field. A function's signature is read off its code, since Dynamo follows no `inspect`."""
 
-    def __init__(self, f: Callable[..., Tensor], takes: int) -> None:
-        self.f, self.takes = f, takes
+    def __init__(self, f: Any) -> None:
+        self.f = f
+        self.takes = f.__code__.co_argcount if isinstance(f, types.FunctionType) else 0
+        self.term = None if self.takes else f if isinstance(f, ODE) else ODE(f)
 
-    def rate(self, t: Tensor, y: Tensor, args: Any) -> Tensor:
+    def rate(self, t: Any, y: Tensor, args: Any) -> Tensor:
         """dy/dt."""
-        return self.f(y) if self.takes == 1 else self.f(t, y) if self.takes == 2 else self.f(t, y, args)
-
-
-def _step(solver: RungeKutta, term: Any, t0: Any, t1: Any, y: Tensor, args: Any) -> Tensor:
-    dt = t1 - t0
-    ks = [term.rate(_time(t0, y), y, args)]
-    for c, row in zip(solver._fractions, solver._stage_weights, strict=True):
-        ks.append(term.rate(_time(t1 if c == 1.0 else t0 + c * dt, y), combine(y, dt, row, ks), args))
-    return combine(y, dt, solver._weights, ks)
-
-
-def _real(y: Tensor) -> torch.dtype:
-    return torch.float64 if y.dtype in (torch.float64, torch.complex128) else torch.float32
-
-
-def _time(t: Any, y: Tensor) -> Tensor:
-    return t.to(_real(y)) if isinstance(t, Tensor) else torch.full((), t, dtype=_real(y), device=y.device)
+        dtype = real_dtype(y.dtype)
+        t = t.to(dtype) if isinstance(t, Tensor) else torch.full((), t, dtype=dtype, device=y.device)
+        if self.term is not None:
+            dy = self.term.rate(t, y, args)
+        else:
+            dy = self.f(y) if self.takes == 1 else self.f(t, y) if self.takes == 2 else self.f(t, y, args)
+        if dy.shape != y.shape:
+            raise ValueError(
+                f"`f` returned shape {tuple(dy.shape)} for a state of shape {tuple(y.shape)}. "
+                "A field returns dy in the shape of y."
+            )
+        return dy
 
 
 _SAID: set[str] = set()

@@ -13,13 +13,13 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pathline.compiled.capture import Untraceable, quietly
+from pathline.compiled.capture import COUNTS, Untraceable, first_line, quietly
 
 #: A line on stderr after so many seconds of compiling.
 PATIENCE = 3.0
@@ -48,16 +48,17 @@ class Kernel:
         options: dict,
         label: str,
         *,
-        checked: Iterable[int] = (),
+        checked: Collection[int] = (),
     ) -> None:
         with _patiently(label), quietly():
             try:
                 self._call = _plain(function, examples, batched, options)
             except _MISSING:
                 self._call = _by_compile(function, examples, options)
-            with torch.no_grad():
-                found, wanted = self(*examples), function(*[x.detach() for x in examples])
-            _confirm(_miss([found[i] for i in checked], [wanted[i] for i in checked]))
+            if checked:
+                with torch.no_grad():
+                    found, wanted = self(*examples), function(*[x.detach() for x in examples])
+                _confirm(_miss([found[i] for i in checked], [wanted[i] for i in checked]))
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():
@@ -149,6 +150,25 @@ class Pair:
         return [next(grads) if x.requires_grad else None for x in wanted]
 
 
+def built(programs: dict[Any, Any], key: Any, make: Callable[[], Kernel | Pair]) -> Kernel | Pair:
+    """The program of this key, compiled at its first call.
+
+    Raises:
+        Untraceable: it cannot be compiled, for whatever reason.
+    """
+    program = programs.get(key)
+    if program is None:
+        try:
+            program = make()
+        except Untraceable:
+            raise
+        except Exception as error:
+            raise Untraceable(f"Inductor fails with {type(error).__name__}: {first_line(error)}") from error
+        programs[key] = program
+        COUNTS["programs"] += 1
+    return program
+
+
 # --- trust, but verify -------------------------------------------------------------------------------------------
 
 
@@ -181,6 +201,13 @@ def _miss(found: Sequence[Any], wanted: Sequence[Any]) -> float:
 # --- Inductor ----------------------------------------------------------------------------------------------------
 
 _MISSING = (ImportError, AttributeError, TypeError)
+
+
+def known_options() -> set[str]:
+    """The options that Inductor takes."""
+    from torch._inductor import list_options
+
+    return set(list_options())
 
 
 def _plain(function: Function, examples: Sequence[Tensor], batched: Batched, options: dict) -> Any:

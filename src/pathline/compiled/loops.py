@@ -7,16 +7,18 @@ once behind it. What it cannot serve, and every solve that fails, runs as single
 
 from __future__ import annotations
 
+import functools
 import math
 from bisect import bisect_left, bisect_right
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pathline.compiled.capture import COUNTS, Reading
-from pathline.compiled.kernels import Batched, Kernel, while_loop
+from pathline.compiled.capture import Reading, Untraceable
+from pathline.compiled.kernels import Batched, Kernel, built, while_loop
 from pathline.compiled.programs import Field, StepProgram, _spread, _sum
 from pathline.compiled.solver import Compiled
 from pathline.controllers import PID, PIDClock, Setting
@@ -101,7 +103,9 @@ class _Run:
             limit = float(min(steps + STEPS, most))
             bounds = torch.tensor([clock.end, term.low, term.high, limit, clock.resolution], dtype=torch.float64)
             tensors = [y, slope, state, bounds, *given]
-            found = self._call(key, function, tensors, tensors, self._batched(len(buffers)))
+            one = torch.cat([bounds[:3], state.new_ones(1), bounds[4:]])  # compared with plain operations over one step
+            examples = [y, slope, state, one, *given]
+            found = self._call(key, function, tensors, examples, self._batched(len(buffers)), (0, 1))
             if found is None:
                 return None
             y, slope, state = found
@@ -159,19 +163,25 @@ class _Run:
         inputs = {6 + buffers + j: known.get(i, []) for j, i in enumerate(free)}
         return {0: [0], 1: [0], **({6: [1], 7: [2]} if buffers else {}), **inputs}
 
-    def _call(self, key: Any, function: Any, tensors: list[Tensor], examples: list[Tensor], batched: Batched) -> Any:
+    def _call(
+        self,
+        key: Any,
+        function: Any,
+        tensors: list[Tensor],
+        examples: list[Tensor],
+        batched: Batched,
+        checked: Collection[int] = (),
+    ) -> Any:
         """Call the program of this name, compiled at its first call; None where Inductor cannot."""
-        base, programs = self.solver.base, self.reading.graph.programs
-        program = programs.get((id(base), *key))
-        if program is None:
-            label = f"the {key[0]} of {base.name} for a state {tuple(self.y0.shape)}"
-            try:
-                program = programs[(id(base), *key)] = Kernel(function, examples, batched, self.solver.options, label)
-            except Exception as error:  # noqa: BLE001  # whatever fails here, the steps are there
-                programs[REFUSED] = error
-                return None
-            COUNTS["programs"] += 1
-        return program(*tensors)
+        solver, programs = self.solver, self.reading.graph.programs
+        label = f"the {key[0]} of {solver.base.name} for a state {tuple(self.y0.shape)}"
+        make = functools.partial(Kernel, function, examples, batched, solver.options, label, checked=checked)
+        try:
+            program = built(programs, (solver.base, *key), make)
+        except Untraceable as error:  # whatever fails here, the steps are there
+            programs[REFUSED] = error
+            return None
+        return program(*tensors)  # pyright: ignore[reportCallIssue]
 
 
 # --- what is compiled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pathline.compiled.capture import COUNTS, Reading, Untraceable, first_line, look
-from pathline.compiled.kernels import Kernel, Pair
+from pathline.compiled.capture import Reading, Untraceable, look
+from pathline.compiled.kernels import Kernel, Pair, built
 from pathline.compiled.programs import Field, RowProgram, RowSlope
 from pathline.compiled.solver import Compiled, refused
 from pathline.compiled.tapes import Operation
@@ -162,13 +163,11 @@ class CompiledRows(Compiled):
             n = len(moving)
             wanted = (*range(n), *(i for i, x in enumerate(tensors) if i >= n and x.requires_grad))
         shapes = (x.shape[each:] for x, each in zip(tolerances, by_row, strict=True))
-        key = (id(self.base), variant, bounded, wanted, self.recompute, *by_row, *shapes)
-        program = reading.graph.programs.get(key)
-        if program is None:
-            batched = {i: [0] for i, each in enumerate(rows) if each}
-            function = self._program(variant, Field(reading, term), bounded)
-            program = self._compiled(function, tensors, batched, wanted, pulled)
-            reading.graph.programs[key] = program
+        key = (self.base, variant, bounded, wanted, self.recompute, *by_row, *shapes)
+        batched = {i: [0] for i, each in enumerate(rows) if each}
+        function = self._program(variant, Field(reading, term), bounded)
+        make = functools.partial(self._compiled, function, tensors, batched, wanted, pulled)
+        program = built(reading.graph.programs, key, make)
         outputs: Any = Operation.apply(program, *tensors) if isinstance(program, Pair) else program(*tensors)
         return tuple(x.narrow(pulled.get(i, 0), 0, 1) for i, x in enumerate(outputs)) if single else outputs
 
@@ -190,18 +189,10 @@ class CompiledRows(Compiled):
 
     def _compiled(self, function: Any, tensors: list[Tensor], batched: Any, wanted: Any, pulled: Any) -> Kernel | Pair:
         label = f"the step of {self.base.name} for samples {tuple(tensors[0].shape[1:])}"
-        try:
-            if wanted:
-                options: dict[str, Any] = {"wanted": wanted, "pulled": pulled, "recompute": self.recompute}
-                program = Pair(function, tensors, batched, self.options, label, **options)
-            else:
-                program = Kernel(function, tensors, batched, self.options, label)
-        except Untraceable:
-            raise
-        except Exception as error:
-            raise Untraceable(f"Inductor fails with {type(error).__name__}: {first_line(error)}") from error
-        COUNTS["programs"] += 1
-        return program
+        if wanted:
+            options: dict[str, Any] = {"wanted": wanted, "pulled": pulled, "recompute": self.recompute}
+            return Pair(function, tensors, batched, self.options, label, **options)
+        return Kernel(function, tensors, batched, self.options, label, checked=pulled)
 
 
 def _read(term: Bound, size: int, y: Tensor, args: Any) -> RowReading:

@@ -7,6 +7,7 @@ plain steps. It holds what the loop would compute beside it: the error ratio and
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import warnings
 import weakref
@@ -17,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pathline.compiled.capture import COUNTS, Reading, Untraceable, code_of, first_line, read
-from pathline.compiled.kernels import Kernel, Pair
+from pathline.compiled.capture import Reading, Untraceable, code_of, read
+from pathline.compiled.kernels import Kernel, Pair, built
 from pathline.compiled.programs import Field, StartProgram, StepProgram
 from pathline.compiled.step import CompiledStep
 from pathline.compiled.tapes import Operation, Tape
@@ -236,19 +237,9 @@ class Compiled:
         if self._recording or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
             moving = [i for i, x in enumerate(tensors) if i >= own and x.requires_grad]
             wanted = (*range(own), *moving)
-        key = (id(self.base), variant, wanted, self.recompute, *(tuple(x.shape) for x in tensors[own:inputs]))
-        programs = reading.graph.programs
-        program = programs.get(key)
-        if program is None:
-            try:
-                program = self._compile(variant, reading, term, tensors, wanted, pulled)
-            except Untraceable:
-                raise
-            except Exception as error:
-                raise Untraceable(f"Inductor fails with {type(error).__name__}: {first_line(error)}") from error
-            programs[key] = program
-            COUNTS["programs"] += 1
-        return program
+        key = (self.base, variant, wanted, self.recompute, *(tuple(x.shape) for x in tensors[own:inputs]))
+        make = functools.partial(self._compile, variant, reading, term, tensors, wanted, pulled)
+        return built(reading.graph.programs, key, make)
 
     def _compile(
         self, variant: Any, reading: Reading, term: Bound, tensors: list[Tensor], wanted: Any, pulled: dict[int, int]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pathline.compiled.capture import Reading
-from pathline.compiled.tapes import flat_product
+from pathline.solvers.runge_kutta import product
 from pathline.terms import Bound, Time
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class CompiledStep:
         """``(len(times), *state)``: dense output at times inside the step."""
         if self._rows is not None and not isinstance(times, Tensor) and list(times) == list(self.due):
             return self._rows
-        return self.y0 + flat_product(self._powers(times), self._curved())
+        return self.y0 + product(self._powers(times).to(self.y0), self._curved())
 
     def coefficients(self, rows: Tensor | None = None) -> Tensor:
         """``(degree + 1, *state)``: dense output in powers of theta."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pathline.compiled.kernels import Pair
 from pathline.gradients.base import aliases
+from pathline.solvers.runge_kutta import product
 
 
 class Operation(torch.autograd.Function):
@@ -76,7 +77,7 @@ class Tape:
             if g_rows is not None and self.powers is None:
                 g_curve[: len(g_rows)] = g_rows
             elif g_rows is not None and self.powers is not None:
-                g_curve[: self.powers.shape[1]] = flat_product(self.powers.T, g_rows)
+                g_curve[: self.powers.shape[1]] = product(self.powers.T.to(g_rows), g_rows)
                 g_extra = g_rows.sum(0)  # rows read from a curve hold the state itself
             cotangents.append(g_curve)
         g_start, *grads = pair.backward(self.saved, cotangents)
@@ -95,9 +96,3 @@ def summed(sums: list[Any], terms: list[Any]) -> list[Any]:
     if not (sums and terms):
         return sums or terms
     return list(torch._foreach_add(sums, terms))  # pyright: ignore[reportPrivateImportUsage]
-
-
-def flat_product(weights: Tensor, rows: Tensor) -> Tensor:
-    """``(n, *state)`` from ``(n, m)`` and ``(m, *state)``."""
-    product = weights.to(rows) @ rows.reshape(len(rows), -1)
-    return product.view(len(weights), *rows.shape[1:])

@@ -54,7 +54,7 @@ class Solve:
 
     def source(self, sweep: Sweep) -> Source:
         """Where the states before the steps come from, with a log."""
-        raise NotImplementedError
+        raise NotImplementedError  # only a solve with a log is asked, and each kind of log has its own answer
 
     def apply(self, y0: Tensor, t: Tensor | None) -> Kept:
         """Solve, under one autograd function."""

@@ -47,6 +47,7 @@ class RungeKutta:
         self._fractions = [float(c) for c in tableau.c[1:]]
         self._stage_weights = [sparse(row) for row in tableau.a[1:]]
         self._weights = sparse(tableau.b)
+        self._errors: list[Weights] = [sparse(weights) for weights in tableau.error_weights]
 
     @property
     def order(self) -> int:
@@ -71,10 +72,6 @@ class RungeKutta:
     @cached_property
     def _nodes(self) -> Tensor:
         return constant(lambda: torch.tensor(self._fractions, dtype=torch.float64).unsqueeze(1))
-
-    @cached_property
-    def _errors(self) -> list[Weights]:
-        return [sparse(weights) for weights in self.tableau.error_weights]
 
     @cached_property
     def _polynomial(self) -> Tensor:
@@ -138,12 +135,12 @@ def _weighted(dt: Any, weights: Weights, ks: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def _product(weights: Tensor, slopes: Tensor) -> Tensor:
+def product(weights: Tensor, slopes: Tensor) -> Tensor:
     """``(n, *state)``: the slopes combined by the rows of ``weights``, in the slopes' dtype under autocast too."""
     kind = slopes.device.type
     if torch.is_autocast_enabled(kind):
         with torch.autocast(kind, enabled=False):
-            return _product(weights, slopes)
+            return product(weights, slopes)
     combined = weights.to(slopes.dtype) @ slopes.reshape(len(slopes), -1)
     return combined.view(len(weights), *slopes.shape[1:])
 
@@ -206,7 +203,7 @@ class RungeKuttaStep:
         """``(len(times), *state)``: dense output at times inside the step."""
         weights = self._weights(times)
         slopes = self.slopes()
-        return self.y0 + _product(weights, slopes)
+        return self.y0 + product(weights, slopes)
 
     def coefficients(self, rows: Tensor | None = None) -> Tensor:
         """``(degree + 1, *state)``: dense output in powers of theta."""
@@ -215,10 +212,10 @@ class RungeKuttaStep:
         slopes = self.slopes()
         dt = self.t1 - self.t0
         if isinstance(dt, Tensor) and dt.dim():
-            terms = _product(self.solver._polynomial.to(slopes.device), slopes) * spread(dt, self.y0)
+            terms = product(self.solver._polynomial.to(slopes.device), slopes) * spread(dt, self.y0)
             return torch.cat([self.y0.unsqueeze(0), terms])
         matrix = self.solver._polynomial.to(slopes.device) * dt
-        return torch.cat([self.y0.unsqueeze(0), _product(matrix, slopes)])
+        return torch.cat([self.y0.unsqueeze(0), product(matrix, slopes)])
 
     def _weights(self, times: Sequence[float] | Tensor) -> Tensor:
         """``(len(times), stages)``: dt times the polynomial weights at these times."""

@@ -54,12 +54,12 @@ def test_a_table_with_reasons_and_a_line_to_paste() -> None:
         assert min(row.bytes, row.evaluations) > 0
     exact, again = rows["tsit5", "backprop"], rows["tsit5", "checkpointed"]
     assert exact.evaluations == again.evaluations == pathline.solve(field, y0, t).stats.evaluations
-    assert again.backward_evaluations > exact.backward_evaluations == 0  # type: ignore[operator]
-    assert again.bytes < exact.bytes  # type: ignore[operator]
+    assert again.backward_evaluations > exact.backward_evaluations == 0
+    assert again.bytes < exact.bytes
     assert advice.recommended in list(advice)
     assert advice.facts.stiff is False
     assert advice.facts.smooth is True
-    assert advice.facts.back_again < 1e-4  # type: ignore[operator]
+    assert advice.facts.back_again < 1e-4
     best = advice.recommended
     assert best is not None
     text = str(advice)
@@ -166,7 +166,7 @@ def test_structures_complex_states_and_large_systems() -> None:
         gradients=["adjoint"],
         progress=quiet,
     )
-    assert advice[0].gradient_error < 1e-4  # type: ignore[operator]
+    assert advice[0].gradient_error < 1e-4
     large = pathline.advise(
         lambda t, y: -y, torch.ones(2, 300), (0.0, 1.0), methods=["kvaerno5"], gradients=["backprop"], progress=quiet
     )
@@ -193,7 +193,7 @@ def test_facts_and_a_table_for_fields_of_every_kind(kind: str) -> None:
     assert advice.facts.fastest == pytest.approx(rate, rel=1e-4)
     assert advice.facts.smooth is True
     assert advice.recommended is advice[0]
-    assert advice[0].gradient_error < 1e-4  # type: ignore[operator]
+    assert advice[0].gradient_error < 1e-4
 
 
 def test_wrong_arguments_are_said_at_once() -> None:
@@ -220,7 +220,7 @@ def test_a_stiff_field_is_seen_and_gets_a_stiff_method() -> None:
     )  # fmt: skip
     assert advice.facts.stiff is True
     assert advice.facts.fastest == pytest.approx(1000, rel=1e-3)
-    assert advice.facts.back_again > 0.01  # type: ignore[operator]
+    assert advice.facts.back_again > 0.01
     explicit, implicit = advice
     assert implicit.steps is not None
     assert explicit.steps is None or explicit.steps > 5 * implicit.steps

@@ -6,8 +6,10 @@ Most tests interpret the graphs that Inductor would compile; a few at the end go
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -310,9 +312,6 @@ def test_a_model_is_copied_and_pickled_before_and_after(interpreted):
 
 
 def test_graphs_do_not_keep_a_model_alive(interpreted):
-    import gc
-    import weakref
-
     net = Net()
     alive = weakref.ref(net.net[0].weight)
     answers(net, Y0, list(net.parameters()), compile=True, **LOOSE)
@@ -340,3 +339,19 @@ def test_torch_compile_stands_in_where_the_entries_are_missing(monkeypatch):
     weight = tensor(0.7, -0.3).requires_grad_()
     same(lambda t, y: torch.tanh(weight * y), tensor(0.4, 0.2), [weight], method="midpoint", dt=0.5)
     assert COUNTS["programs"] > programs
+
+
+def test_a_graph_holds_the_method_that_it_was_made_for(interpreted):
+    """Else another method could take its place in memory, and be given its graph."""
+    from pathline.solvers import RungeKutta
+
+    def field(t, y):
+        return torch.sin(t) - y
+
+    method = RungeKutta(pathline.METHODS["heun3"].tableau)
+    with torch.no_grad():
+        assert pathline.solve(field, torch.ones(2), (0.0, 1.0), method=method, dt=0.5, compile=True).stats.compiled
+    watched = weakref.ref(method)
+    del method
+    gc.collect()
+    assert watched() is not None

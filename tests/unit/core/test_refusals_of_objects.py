@@ -18,10 +18,17 @@ def decay(t, y):
     [
         (lambda: pathline.Adjoint(rtol="a"), ValueError, r"`rtol` is a number >= 0"),
         (lambda: pathline.Adjoint(verify="no"), TypeError, r"`verify` is True or False"),
+        (lambda: pathline.JacobianNorm("cauchy"), TypeError, r"`noise` is a tensor like `y0`"),
+        (lambda: pathline.ControlEffort(3), TypeError, r"`control` is a function u\(t, y, args\); it is 3"),
+        (
+            lambda: pathline.solve(decay, torch.ones(2), (0.0, 1.0), compile={"max_autotun": True}),
+            ValueError,
+            r'`compile` holds \'max_autotun\'.*Did you mean "max_autotune',
+        ),
         (lambda: pathline.EndTimeJitter("a"), ValueError, r"`b` is a finite number"),
         (lambda: pathline.advise(decay, torch.ones(0, 2), (0.0, 1.0)), ValueError, r"`y0` holds no numbers"),
     ],
-    ids=["rtol", "verify", "jitter", "advise"],
+    ids=["rtol", "verify", "noise", "control", "option", "jitter", "advise"],
 )
 def test_wrong_arguments(make, error, text):
     with pytest.raises(error, match=text):
