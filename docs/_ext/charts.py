@@ -100,24 +100,22 @@ def speed_style(who: str) -> dict[str, Any]:
     return {"markersize": 4, **found}
 
 
-def unrecorded(axes: Axes) -> Figure:
-    """An empty frame that says why."""
-    axes.text(0.5, 0.5, "no run is on record yet", ha="center", transform=axes.transAxes)
-    axes.set_axis_off()
-    figure = axes.figure
-    assert isinstance(figure, Figure)
+def unrecorded() -> Figure:
+    """A line in place of a chart."""
+    figure = plt.figure(figsize=(5.0, 0.5))
+    figure.text(0.0, 0.4, "No run is on record yet.")
     return figure
 
 
 def training_times(tasks: list[str]) -> Figure:
     """What a training step took by each contender, a panel for each task."""
     found = [point for point in points("training") if point["task"] in tasks]
+    if not found:
+        return unrecorded()
     figure, panels = plt.subplots(
         1, len(tasks), figsize=(3.0 * len(tasks) + 2.0, 4.6), layout="constrained", sharey=True
     )
     panels = panels if len(tasks) > 1 else [panels]
-    if not found:
-        return unrecorded(panels[0])
     names = list(dict.fromkeys(point["who"] for point in found))[::-1]
     for axes, task in zip(panels, tasks, strict=True):
         for point in (point for point in found if point["task"] == task):
@@ -135,9 +133,9 @@ def training_times(tasks: list[str]) -> Figure:
 def ensembles() -> Figure:
     """The time of one solve against the number of oscillators, with outputs and without."""
     found = [point for point in points("ensembles") if point["task"].startswith("mu=2,")]
-    figure, panels = plt.subplots(1, 2, figsize=(9.0, 4.4), layout="constrained", sharey=True)
     if not found:
-        return unrecorded(panels[0])
+        return unrecorded()
+    figure, panels = plt.subplots(1, 2, figsize=(9.0, 4.4), layout="constrained", sharey=True)
     for axes, end in zip(panels, ("200 outputs", "no outputs"), strict=True):
         mine = [point for point in found if point["task"].endswith(end)]
         for who in dict.fromkeys(point["who"] for point in mine):
@@ -155,9 +153,9 @@ def _batch(task: str) -> int:
 def speed_precision(method: str) -> Figure:
     """The error at the end against the time and against the evaluations, by one method of every library."""
     found = [point for point in points("lotka_volterra") if point["who"].endswith(f" {method}")]
-    figure, panels = plt.subplots(1, 2, figsize=(9.0, 4.4), layout="constrained", sharey=True)
     if not found:
-        return unrecorded(panels[0])
+        return unrecorded()
+    figure, panels = plt.subplots(1, 2, figsize=(9.0, 4.4), layout="constrained", sharey=True)
     for who in dict.fromkeys(point["who"] for point in found):
         mine = [point for point in found if point["who"] == who]
         for axes, label in zip(panels, ("ms", "evaluations"), strict=True):
@@ -171,9 +169,9 @@ def speed_precision(method: str) -> Figure:
 def growth() -> Figure:
     """The time of a training step as one of its sizes grows."""
     found = points("growth")
-    figure, panels = plt.subplots(1, 4, figsize=(11.0, 3.4), layout="constrained", sharey=True)
     if not found:
-        return unrecorded(panels[0])
+        return unrecorded()
+    figure, panels = plt.subplots(1, 4, figsize=(11.0, 3.4), layout="constrained", sharey=True)
     for axes, axis in zip(panels, dict.fromkeys(point["notes"]["axis"] for point in found), strict=True):
         mine = [point for point in found if point["notes"]["axis"] == axis]
         for who in dict.fromkeys(point["who"] for point in mine):
