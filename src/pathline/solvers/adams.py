@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from pathline.terms import Bound, Time
 
 HIGHEST = 12
-
-#: Gauss-Legendre on [0, 1], exact for the products of up to twelve factors that are integrated here.
-_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(7)
 
 
 class Adams:
@@ -98,9 +95,14 @@ class Adams:
         self.tolerance, self.choose, self.equal = tolerance, choose, equal
         self.start = RungeKutta(TABLEAUS[start or _starter(max_order)])
         self.slopes = max_order - implicit
-        self.starts = min(self.start.order, self.slopes) - 1 if starts is None else starts
+        self._starts = starts
         self.name = name or ("implicit_adams" if implicit else "explicit_adams")
         self.degree = max(max_order + 1, self.start.tableau.dense_weights.shape[1])
+
+    @property
+    def starts(self) -> int:
+        """How many steps the Runge-Kutta method makes."""
+        return min(self.start.order, self.slopes) - 1 if self._starts is None else self._starts
 
     @property
     def order(self) -> int:
@@ -283,6 +285,13 @@ class Rules(NamedTuple):
         return torch.stack(basis, 1)
 
 
+@cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre on [0, 1], exact for the products of up to twelve factors that are integrated here."""
+    points, weights = np.polynomial.legendre.leggauss(7)
+    return 0.5 * (points + 1.0), 0.5 * weights
+
+
 def rules(nodes: Tensor) -> Rules:
     """The coefficients of a step whose slopes lie at ``nodes``, ``(rows, k)`` in units of the step."""
     k = nodes.shape[1]
@@ -290,8 +299,8 @@ def rules(nodes: Tensor) -> Rules:
     apart = nodes.unsqueeze(2) - nodes.unsqueeze(1) + eye
     # The weight of slope i in the divided difference of slopes 0 .. j.
     differences = torch.tril((1.0 / apart.cumprod(2)).mT)
-    points = 0.5 * (torch.from_numpy(_POINTS).to(nodes) + 1.0)
-    whole = (0.5 * torch.from_numpy(_WEIGHTS).to(nodes) * _basis(nodes, points)).sum(2)
+    points, weights = (torch.from_numpy(values).to(nodes) for values in _quadrature())
+    whole = (weights * _basis(nodes, points)).sum(2)
     ends = _basis(nodes, torch.ones_like(points[:1])).squeeze(2)
     return Rules(
         nodes,
