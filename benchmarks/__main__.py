@@ -7,17 +7,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from benchmarks.compat import compat
 from benchmarks.compiling import compiling
+from benchmarks.densities import densities
 from benchmarks.ensembles import ensembles
 from benchmarks.environment import environment, installed
 from benchmarks.growth import growth
 from benchmarks.lotka_volterra import lotka_volterra
+from benchmarks.matching import matching
 from benchmarks.memory import memory
 from benchmarks.rows import Point, Row
 from benchmarks.startup import startup
@@ -32,9 +34,11 @@ SECTIONS = {
     "compiling": compiling,
     "memory": memory,
     "compat": compat,
+    "densities": densities,
+    "matching": matching,
     "startup": startup,
 }
-PEERS = ("torchdiffeq", "torchode", "diffrax")
+PEERS = ("torchdiffeq", "torchode", "diffrax", "zuko", "torchcfm", "flow_matching")
 #: Sections that have nothing to show without one peer.
 NEEDS = {"compat": "torchdiffeq"}
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "benchmarks.json"
@@ -51,13 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"load before the run: {os.getloadavg()[0]:.2f}; threads: {number}; above 1 ours is faster")
     for peer in PEERS:
         print(f"{peer}: {installed(peer) or 'not installed, its rows are skipped'}")
-    sections = {}
+    sections: dict[str, list[Row | Point]] = {}
     for name in options.only or SECTIONS:
         start = time.perf_counter()
-        sections[name] = measure(name, quick=options.quick)
+        sections[name] = []
+        for row in measure(name, quick=options.quick):
+            sections[name].append(row)
+            if not options.quick:  # row by row, so that a run that is cut short keeps what it measured
+                write(name, sections[name], number)
         print(f"{name}: {time.perf_counter() - start:.0f} s\n", flush=True)
-        if not options.quick:
-            write(name, sections[name], number)
     rows = [row for found in sections.values() for row in found if isinstance(row, Row)]
     print(judged(rows))
     return 1 if any(row.verdict == "MISS" for row in rows) else 0
@@ -72,17 +78,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def measure(name: str, *, quick: bool) -> list[Row | Point]:
+def measure(name: str, *, quick: bool) -> Iterator[Row | Point]:
     """What a section finds, printed as it comes; empty where its peer is missing."""
     peer = NEEDS.get(name)
     if peer is not None and installed(peer) is None:
         print(f"{name}: skipped, {peer} isn't installed")
-        return []
-    found = []
+        return
     for row in SECTIONS[name](quick=quick):
         print(row, flush=True)
-        found.append(row)
-    return found
+        yield row
 
 
 def write(name: str, found: Sequence[Row | Point], threads: int) -> None:

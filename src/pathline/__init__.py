@@ -16,7 +16,7 @@ _HOMES = {
     "pathline.events": ("Event", "EventRecord"),
     "pathline.gradients": ("GRADIENTS", "Adjoint", "Backprop", "Checkpointed", "Implicit", "Reconstructed"),
     "pathline.hooks": ("Hooks",),
-    "pathline.models": ("NeuralODE", "ResNet", "load", "save"),
+    "pathline.models": ("CNF", "FlowMatching", "NeuralODE", "ResNet", "load", "save"),
     "pathline.regularizers": ("ControlEffort", "EndTimeJitter", "JacobianNorm", "KineticEnergy"),
     "pathline.saving": ("Save",),
     "pathline.sensitivities": ("sensitivity",),
@@ -58,6 +58,7 @@ _ROOMS = (
     "fields",
     "models",
     "nets",
+    "operators",
     "plotting",
     "testing",
     "train",
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from pathline.events import Event, EventRecord
     from pathline.gradients import GRADIENTS, Adjoint, Backprop, Checkpointed, Implicit, Reconstructed
     from pathline.hooks import Hooks
-    from pathline.models import NeuralODE, ResNet, load, save
+    from pathline.models import CNF, FlowMatching, NeuralODE, ResNet, load, save
     from pathline.regularizers import ControlEffort, EndTimeJitter, JacobianNorm, KineticEnergy
     from pathline.saving import Save
     from pathline.sensitivities import sensitivity
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
     from pathline.terms import ODE, PerSample, Separable, Sum, Term
 
 __all__ = [
+    "CNF",
     "GRADIENTS",
     "METHODS",
     "ODE",
@@ -120,6 +122,7 @@ __all__ = [
     "Event",
     "EventRecord",
     "FixedStep",
+    "FlowMatching",
     "Grid",
     "Hooks",
     "Implicit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,32 @@ def test_wrong_values_are_refused_in_one_line(pathline: Command, workplace: Path
         events = (workplace / "a" / "events.jsonl").read_text(encoding="utf-8")
         assert '"traceback"' in events
         assert str(Path(__file__).parent) not in events
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("classify", ["--images", "-5"], "`images` is at least 0, but -5"),
+        ("classify", ["--images", "15"], "at least 20, but 15"),
+        ("classify", ["--folds", "1"], "`folds` is at least 2, but 1"),
+        ("images-flow", ["--draws", "0"], "`draws` is at least 1, but 0"),
+        ("digits-density", ["--noises", "1"], "`noises` is at least 2"),
+        ("augmented", ["--hidden", "8", "0"], "`hidden` is at least 1, but (8, 0)"),
+        ("evolving-weights", ["--folds", "0"], "`folds` is at least 2"),
+    ],
+)
+def test_settings_that_are_too_small_are_refused_before_anything_runs(
+    pathline: Command, workplace: Path, name: str, words: list[str], said: str
+):
+    refused(pathline("run", name, "--preset", "tiny", *words), said)
+
+
+def test_a_package_that_is_not_installed_is_named_in_one_line(
+    pathline: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    refused(pathline("run", "classify", "--preset", "tiny"), "scikit-learn", 'pip install "pathline[data]"')
 
 
 def test_the_traceback_is_shown_where_it_is_asked_for(pathline: Command, monkeypatch: pytest.MonkeyPatch):

@@ -11,8 +11,26 @@ import pytest
 from pathline.experiments import find
 from pathline.train import Run
 
-NAMES = ("hare_lynx", "regression")
-FIGURES = {"hare_lynx": {"series", "phase"}, "regression": {"fit", "adjoint"}}
+NAMES = (
+    "augmented",
+    "classify",
+    "densities",
+    "digits_density",
+    "evolving_weights",
+    "hare_lynx",
+    "images_flow",
+    "regression",
+)
+FIGURES = {
+    "augmented": {"spheres"},
+    "classify": {"overview", "depth"},
+    "densities": {"densities", "flows", "race"},
+    "digits_density": {"samples", "flow"},
+    "evolving_weights": {"kernels"},
+    "hare_lynx": {"series", "phase"},
+    "images_flow": {"sheet", "price", "way"},
+    "regression": {"fit", "adjoint"},
+}
 
 
 def carried_out(name: str, folder: Path, preset: str, seed: int = 0) -> dict:

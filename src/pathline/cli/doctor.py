@@ -78,7 +78,7 @@ def _extras() -> list[Line]:
     for extra in EXTRAS:
         absent = missing(extra)
         text = f"lacks {', '.join(absent)}: {pip_line(extra)}" if absent else "complete"
-        lines.append((f"extra {extra}", text, not absent))
+        lines.append((f"extra {extra}", text, not absent or extra != "app"))  # the command itself needs only that one
     return lines
 
 

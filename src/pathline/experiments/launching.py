@@ -59,7 +59,7 @@ def launch(
 
     Raises:
         DeviceError: Where the device is not there.
-        Refused: Where the experiment does not take its settings.
+        Refused: Where the experiment does not take its settings, or the package with its data is not installed.
         BrokenFile: Where a file of a resumed run cannot be read.
         FileExistsError: Where ``out`` already holds a run.
         KeyboardInterrupt: After Ctrl-C, when checkpoint and report are written.
@@ -84,10 +84,11 @@ def launch(
         return run.folder, run.carry_out(experiment)
     except BrokenFile:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ModuleNotFoundError) as error:
         if run.replay is not None or not _at_the_door(error, list(run.histories.values())):
             raise
-        raise Refused(f"{type(error).__name__}: {error}") from error
+        missing = isinstance(error, ModuleNotFoundError)
+        raise Refused(str(error) if missing else f"{type(error).__name__}: {error}") from error
 
 
 def _at_the_door(error: Exception, histories: Sequence[History]) -> bool:

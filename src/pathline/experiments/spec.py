@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["About", "Expected"]
+__all__ = ["About", "Expected", "check_at_least"]
 
 
 @dataclass(frozen=True)
@@ -59,3 +59,27 @@ class About:
     paper: str = ""
     tasks: tuple[str, ...] = ()
     minutes: float = 1.0
+
+
+def check_at_least(config: Any, **bounds: int) -> None:
+    """Refuse settings that are too small, before anything is computed with them.
+
+    Args:
+        config: The configuration of an experiment.
+        bounds: The smallest value of each field, by its name; for a tuple, of each of its entries.
+
+    Raises:
+        ValueError: For the first that is below.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> check_at_least(SimpleNamespace(folds=1), folds=2)
+        Traceback (most recent call last):
+        ...
+        ValueError: `folds` is at least 2, but 1 came.
+    """
+    for name, least in bounds.items():
+        value = getattr(config, name)
+        values = value if isinstance(value, tuple) else (value,)
+        if any(entry < least for entry in values):
+            raise ValueError(f"`{name}` is at least {least}, but {value} came.")

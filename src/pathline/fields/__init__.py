@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from pathline.fields.concat_squash import ConcatSquash
+from pathline.fields.convolutional import ConvField
 from pathline.fields.coordinates import LogCoordinates
+from pathline.fields.evolving_weights import EvolvingWeights, ReactionDiffusionAdvection
 from pathline.fields.mechanics import Hamiltonian
 from pathline.fields.mlp import MLP
+from pathline.fields.planar import Planar
 from pathline.fields.population import LotkaVolterra, PredatorPrey
 from pathline.fields.time import WithTime, time_channel, with_time
+from pathline.fields.unet import UNet
 
 __all__ = [
     "MLP",
+    "ConcatSquash",
+    "ConvField",
+    "EvolvingWeights",
     "Hamiltonian",
     "LogCoordinates",
     "LotkaVolterra",
+    "Planar",
     "PredatorPrey",
+    "ReactionDiffusionAdvection",
+    "UNet",
     "WithTime",
     "time_channel",
     "with_time",

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pathline.fields.context import check_none, checked_context
 from pathline.fields.time import time_channel
 from pathline.nets import MLP as Net
 from pathline.nets.activations import Activation
@@ -18,12 +19,17 @@ class MLP(nn.Module):
 
     $$\dot y = \mathrm{MLP}(y), \qquad \text{or } \dot y = \mathrm{MLP}([y, t]) \text{ with } \texttt{time}$$
 
+    With a ``context`` that is one more input, behind the time. Derivatives along tangents (``push``) and the exact
+    divergence are closed forms; with one or two hidden layers the divergence costs about as much as one more
+    evaluation, whatever the size.
+
     Args:
         size: Size of the last dimension of the state.
         hidden: Width of each hidden layer.
         activation: As in ``pathline.nets.MLP``; smooth ones keep adaptive solvers cheap.
         time: Whether the time is one more input.
         init: As in ``pathline.nets.MLP``.
+        context: Size of a context that the field receives as ``args``, ``(batch, context)``; 0 for none.
         output_scale: Factor on the last layer's initial weights; small values start near the identity flow.
         dtype: Type of the parameters.
         device: Device of the parameters.
@@ -43,15 +49,16 @@ class MLP(nn.Module):
         *,
         activation: Activation = "tanh",
         time: bool = False,
+        context: int = 0,
         init: Literal["matched", "torch"] = "matched",
         output_scale: float = 1.0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self.time = time
+        self.time, self.context = time, context
         self.net = Net(
-            size + time,
+            size + time + context,
             size,
             hidden,
             activation=activation,
@@ -86,11 +93,30 @@ class MLP(nn.Module):
         """The initial factor on the last layer."""
         return self.net.output_scale
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, t: Tensor, y: Tensor, args: Tensor | None = None) -> Tensor:
         """The rate, in the shape of ``y``, ``(..., size)``."""
-        if not self.time:
-            return self.net(y)
-        return self.net(torch.cat([y, time_channel(t, y)], -1))
+        return self.net(self._inputs(t, y, args))
+
+    def push(self, t: Tensor, y: Tensor, v: Tensor, args: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """The rate, and its derivatives along tangents ``v``, which broadcast to ``(k, *y.shape)``.
+
+        None where the slope of an activation isn't known.
+        """
+        return self.net.push(self._inputs(t, y, args), v)
+
+    def divergence(self, t: Tensor, y: Tensor, args: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """The rate and its divergence, ``(...)``; None where the slope of an activation isn't known."""
+        return self.net.trace(self._inputs(t, y, args))
+
+    def _inputs(self, t: Tensor, y: Tensor, context: Tensor | None) -> Tensor:
+        parts = [y]
+        if self.time:
+            parts.append(time_channel(t, y))
+        if self.context:
+            parts.append(checked_context(context, y, self.context))
+        else:
+            check_none(context)
+        return torch.cat(parts, -1) if len(parts) > 1 else y
 
     def extra_repr(self) -> str:
-        return f"time={self.time}"
+        return f"time={self.time}" + (f", context={self.context}" if self.context else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ class NeuralODE(nn.Module):
         augment_dim: The dimension that grows: -1 for vectors, 1 for the channels of images.
         controller: As in ``pathline.solve``.
         max_steps: As in ``pathline.solve``.
+        clock: As in ``pathline.solve``; with ``"per-sample"`` an output does not depend on the rest of the batch.
         compile: As in ``pathline.solve``.
 
     Raises:
@@ -69,6 +70,7 @@ class NeuralODE(nn.Module):
         augment_dim: int = -1,
         controller: Any = None,
         max_steps: int | None = None,
+        clock: Literal["shared", "per-sample"] = "shared",
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -86,6 +88,7 @@ class NeuralODE(nn.Module):
         self.method, self.rtol, self.atol, self.dt = method, rtol, atol, dt
         self.augment, self.augment_dim, self.return_augmented = augment, augment_dim, return_augmented
         self.gradient, self.controller, self.max_steps, self.compile_steps = gradient, controller, max_steps, compile
+        self.clock = clock
         self._stats: Any = None
 
     def forward(self, y0: Any, t: Tensor | Sequence[float] | None = None, args: Any = None) -> Any:
@@ -179,6 +182,7 @@ class NeuralODE(nn.Module):
             "gradient": self.gradient,
             "controller": self.controller,
             "max_steps": self.max_steps,
+            "clock": self.clock,
             "compile": self.compile_steps,
         }
 

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from pathline.nets.activations import ACTIVATIONS
+from pathline.nets.convolutional import ConvBlock
 from pathline.nets.mlp import MLP
+from pathline.nets.unet import UNet
 
-__all__ = ["ACTIVATIONS", "MLP"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "ConvBlock",
+    "UNet",
+]

@@ -9,8 +9,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pathline.nets.activations import ACTIVATIONS, Activation, check_activation, gain
+from pathline.nets.layered import trace
+from pathline.nets.slopes import slope_of
 
 
 class MLP(nn.Module):
@@ -96,12 +99,56 @@ class MLP(nn.Module):
         function: Any = ACTIVATIONS[self.activation] if isinstance(self.activation, str) else self.activation
         return [function] * len(self.hidden)
 
+    def _slopes(self) -> list[Any]:
+        """Value and slope of each activation, or None."""
+        named = isinstance(self.activation, str)
+        return [
+            slope_of(function) for function in ([self.activation] * len(self.hidden) if named else self._functions())
+        ]
+
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., inputs)`` to ``(..., outputs)``."""
         *hidden, last = self.layers
         for layer, function in zip(hidden, self._functions(), strict=True):
             x = function(layer(x))
         return last(x)
+
+    def push(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The network, and its derivatives along tangents of its first inputs, in plain tensor code.
+
+        Args:
+            x: ``(..., inputs)``.
+            v: Tangents that broadcast to ``(k, ..., n)``, for the first ``n`` inputs.
+
+        Returns:
+            ``(..., outputs)`` and ``(k, ..., outputs)``; None where the slope of an activation isn't known.
+        """
+        *hidden, last = self._linear()
+        first = v.shape[-1]
+        for layer, function in zip(hidden, self._slopes(), strict=True):
+            if function is None:
+                return None
+            x, slope = function(layer(x))
+            v, first = F.linear(v, layer.weight[:, :first]) * slope, None
+        return last(x), F.linear(v, last.weight[:, :first])
+
+    def trace(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The network, and the trace of its derivative by as many of its first inputs as it has outputs.
+
+        Returns:
+            ``(..., outputs)`` and ``(...)``; None where the slope of an activation isn't known.
+        """
+        *hidden, last = layers = self._linear()
+        lead, slopes = x.shape[:-1], []
+        for layer, function in zip(hidden, self._slopes(), strict=True):
+            if function is None:
+                return None
+            x, slope = function(layer(x))
+            slopes.append(slope.reshape(-1, slope.shape[-1]))
+        weights = [layer.weight for layer in layers]
+        weights[0] = weights[0][:, : self.outputs]
+        found = trace(weights, slopes)
+        return last(x), found.reshape(lead) if slopes else found.expand(lead)
 
     def extra_repr(self) -> str:
         name = self.activation if isinstance(self.activation, str) else getattr(self.activation, "__name__", "module")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathline.plotting.density import density_map, flow_of_lattice
 from pathline.plotting.flow_lines import flow_lines
 from pathline.plotting.phase_portrait import phase_portrait
 from pathline.plotting.style import PALETTE
 from pathline.plotting.trajectory import trajectory
 
-__all__ = ["PALETTE", "flow_lines", "phase_portrait", "trajectory"]
+__all__ = ["PALETTE", "density_map", "flow_lines", "flow_of_lattice", "phase_portrait", "trajectory"]

@@ -21,6 +21,10 @@ EXTRAS: dict[str, dict[str, str]] = {
         "matplotlib": "matplotlib",
         "jinja2": "jinja2",
     },
+    "data": {
+        "scikit-learn": "sklearn",
+        "mlxtend": "mlxtend",
+    },
 }
 """Distribution names and the modules by which they are imported."""
 
