@@ -103,6 +103,7 @@ def speed_style(who: str) -> dict[str, Any]:
 def unrecorded() -> Figure:
     """A line in place of a chart."""
     figure = plt.figure(figsize=(5.0, 0.5))
+    figure.add_axes((0.0, 0.0, 1.0, 1.0)).set_axis_off()  # a page shows no figure that has no axes
     figure.text(0.0, 0.4, "No run is on record yet.")
     return figure
 

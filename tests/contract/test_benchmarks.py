@@ -244,7 +244,7 @@ def test_pages_read_what_the_command_writes(pages):
     for draw in drawn.values():
         figure = draw()
         assert "No run is on record yet" in figure.texts[0].get_text()
-        assert not figure.axes
+        assert not figure.axes[0].axison
     rows = [
         Row("met", 3.0, 2.5, "x", 2.0),
         Row("missed", 3.0, 1.0, "x", 2.0),
