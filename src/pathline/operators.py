@@ -329,7 +329,7 @@ def differentiated(f: Callable[[Tensor], Tensor], y: Tensor, v: Tensor) -> tuple
         own = recording and y.requires_grad
         x = y.view_as(y) if own else (y.clone() if y.is_inference() else y.detach()).requires_grad_()
         value = _like(f(x), x)
-        recording = own or (recording and _reads_others(value, x))
+        recording = own or (recording and reads_others(value, x))
         if not value.requires_grad:
             return value, torch.zeros_like(v)
         along = _pulled(value, x, v, recording)
@@ -351,7 +351,7 @@ def _transforming() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _reads_others(value: Tensor, x: Tensor) -> bool:
+def reads_others(value: Tensor, x: Tensor) -> bool:
     """Whether the graph reaches a tensor that requires grad beside ``x``, such as a weight."""
     stack: list[Any] = [value.grad_fn]
     seen = set()

@@ -6,13 +6,8 @@ import pytest
 import torch
 
 from pathline.experiments.hare_lynx.series import Series, last_cycle, persistence, training_mean
-from pathline.experiments.reproducing import summarise
-from tests.experiments.test_tiny import carried_out
 
 CPU = torch.device("cpu")
-
-# The hybrid's forecast is 4 to 9 % worse than the repeated cycle, as the experiment's page says.
-KNOWN_MISSES = {"hybrid_to_last_cycle"}
 
 
 @pytest.fixture
@@ -71,18 +66,3 @@ def test_the_other_baselines(series):
 def test_a_split_without_a_cycle_or_a_forecast_is_refused(year):
     with pytest.raises(ValueError, match="`train_until` leaves .* choose a year from 1911 to 1919"):
         Series.load(year, CPU)
-
-
-@pytest.mark.reproduce
-@pytest.mark.timeout(1800)
-def test_the_bounds_hold_over_three_seeds(tmp_path):
-    """The mean keeps each bound, and the worst seed misses it by a quarter at most."""
-    summary = summarise([carried_out("hare_lynx", tmp_path / str(seed), "default", seed) for seed in range(3)], {})
-    missed = {
-        metric
-        for metric, found in summary["metrics"].items()
-        for bound in found["expected"]
-        if not (bound["met"] and bound["worst_met"])
-    }
-    assert missed == KNOWN_MISSES
-    assert not summary["missing"]

@@ -37,7 +37,7 @@ class Target:
 
     def sample(self, n: int, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """``n`` independent points, ``(n, 2)``."""
-        raise NotImplementedError
+        raise NotImplementedError  # each target has its own
 
     def log_prob(self, x: Tensor) -> Tensor:
         """The logarithm of the density at ``x``, ``(..., 2) -> (...)``, in nats.
@@ -51,7 +51,7 @@ class Target:
             ValueError: Points that don't have two coordinates.
             TypeError: No tensor, or a complex one.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each target has its own
 
     @property
     def entropy(self) -> float:
@@ -153,7 +153,7 @@ class NoisyCurves(Target):
 
     def curves(self, v: Tensor) -> Tensor:
         """The curves at the places ``v`` in [0, 1], ``(n,) -> (curves, n, 2)``."""
-        raise NotImplementedError
+        raise NotImplementedError  # each set of curves has its own
 
     def place(self, u: Tensor) -> Tensor:
         """Uniform numbers to places on a curve: the inverse of the distribution function of ``v``."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pathline.operators import reads_others
 
 Energy = Callable[[Tensor], Tensor]
 Rate = Callable[[Tensor, Tensor], Tensor]
@@ -123,7 +124,7 @@ def slope(energy: Energy, x: Tensor) -> Tensor:
         total = _energies(energy, x.requires_grad_()).sum()
         if not total.requires_grad:
             return torch.zeros_like(x, requires_grad=False)
-        keep = outer and (history or _reads_others(total, x))
+        keep = outer and (history or reads_others(total, x))
         (gradient,) = torch.autograd.grad(total, x, create_graph=keep, allow_unused=True, materialize_grads=True)
     return gradient
 
@@ -138,19 +139,3 @@ def _energies(energy: Energy, x: Tensor) -> Tensor:
             f"{tuple(value.shape)}. Sum over the last dimension alone."
         )
     return value
-
-
-def _reads_others(total: Tensor, x: Tensor) -> bool:
-    """Whether the graph reaches a tensor that requires grad beside ``x``, such as a weight."""
-    stack: list[Any] = [total.grad_fn]
-    seen = set()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None and variable is not x:
-            return True
-        stack += [following for following, _ in node.next_functions]
-    return False

@@ -46,7 +46,7 @@ class LayeredFlow(nn.Module):
 
     def transforms(self) -> list[Transform]:
         """The layers in the order in which a sample passes them."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of layer has its own
 
     def forward(self) -> Distribution:
         """The density, with ``log_prob``, ``sample`` and ``rsample``."""
