@@ -60,6 +60,8 @@ class UNet(nn.Module):
         outputs: int | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(widths, Sequence):
+            raise TypeError(f"`widths` has the channels of each level, such as (32, 64), but {widths!r} came.")
         self.channels, self.widths, self.blocks = channels, tuple(widths), blocks
         self.modulation, self.patch, self.groups, self.positions = modulation, patch, groups, positions
         self.outputs = channels if outputs is None else outputs

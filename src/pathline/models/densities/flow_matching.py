@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pathline.models.densities.checking import check_dtype, check_some, checked_events, checked_samples, unpacked
+from pathline.models.densities.checking import (
+    check_dtype,
+    check_some,
+    checked_events,
+    checked_sample_shape,
+    checked_samples,
+    unpacked,
+)
 from pathline.models.densities.cnf import CNF
 from pathline.models.densities.couplings import Coupling, Independent, find_coupling
 from pathline.models.densities.paths import Path, find_path
@@ -213,7 +220,7 @@ class FlowMatching(nn.Module):
         Raises:
             ValueError: ``guidance`` without a context.
         """
-        shape = torch.Size((shape,) if isinstance(shape, int) else tuple(shape))
+        shape = checked_sample_shape(shape)
         if guidance != 1.0 and context is None:
             raise ValueError("`guidance` weighs a context against none, but no `context` came.")
         batch = shape if context is None else torch.Size((*shape, len(context)))

@@ -191,4 +191,6 @@ def bits_per_dim(log_prob: Tensor, size: int, levels: int = 1) -> Tensor:
         >>> bits_per_dim(torch.tensor(0.0), size=64, levels=16)
         tensor(4.)
     """
+    if size < 1 or levels < 1:
+        raise ValueError(f"`size` and `levels` are at least 1, but {size!r} and {levels!r} came.")
     return (math.log(levels) - log_prob / size) / math.log(2)

@@ -324,3 +324,9 @@ def test_what_else_is_refused() -> None:
         FlowMatching(nn.Linear(2, 1), 2).loss(torch.zeros(3, 2))
     with pytest.raises(pathline.SolveError):
         FlowMatching(Told(), 2, max_steps=1, rtol=1e-9, atol=1e-9).sample(2, torch.tensor([[1e6], [1.0]]))
+
+
+@pytest.mark.parametrize("shape", [-1, (2, -3), 2.5])
+def test_a_number_of_draws_that_is_none_is_refused(shape):
+    with pytest.raises(ValueError, match="sample_shape"):
+        FlowMatching(fields.MLP(2, 4, time=True), 2).sample(shape)

@@ -90,3 +90,8 @@ def test_bits_of_a_uniform_density_are_those_of_its_levels():
 def test_refusals(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+def test_bits_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        bits_per_dim(torch.zeros(1), size=0, levels=17)
