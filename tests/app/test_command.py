@@ -15,6 +15,8 @@ import pytest
 import torch
 import yaml
 
+from tests.app.conftest import subprocess_environment
+
 Command = Callable[..., Any]
 
 
@@ -173,6 +175,7 @@ def test_the_config_of_a_run_repeats_it(pathline: Command, workplace: Path):
         (["doctor", "me"], ["`pathline doctor` takes no arguments; 'me' came."]),
         (["completion", "bsh"], ["takes bash, zsh or fish; bsh came. Did you mean \"bash\"?"]),
         (["reproduce", "waev"], ['No experiment is called "waev". Did you mean "wave"?']),
+        (["reproduce", "wave", "--jobs", "0"], ["--jobs is the number of runs at a time, at least 1, but 0 came."]),
     ],
 )  # fmt: skip
 def test_a_wrong_command_line_is_answered_with_what_was_meant(
@@ -326,3 +329,16 @@ def test_reproduce_records_mean_spread_and_versions(pathline: Command, workplace
     errors = summary["metrics"]["train_error"]["values"]
     assert errors[0] != errors[1]
     assert summary["metrics"]["train_error"]["mean"] == pytest.approx(sum(errors) / 2)
+
+
+def test_seeds_side_by_side_give_the_numbers_of_seeds_in_turn(
+    pathline: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTHONPATH", subprocess_environment()["PYTHONPATH"])
+    words = ["reproduce", "wave", "--preset", "tiny", "--seeds", "0", "1"]
+    pathline(*words, "--results", "in-turn")
+    outcome = pathline(*words, "--results", "together", "--jobs", "2")
+    assert "2 at a time" in outcome.out
+    found, expected = (read(workplace / name / "wave-tiny.json") for name in ("together", "in-turn"))
+    assert found["metrics"]["train_error"]["values"] == expected["metrics"]["train_error"]["values"]
+    assert found["seeds"] == [0, 1]

@@ -28,6 +28,8 @@ class ReproduceFlags:
     """Folder of the summaries, one NAME.json each."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:0 or mps."""
+    jobs: int = 1
+    """Seeds that run at a time, each in a process and a thread of its own."""
 
 
 def main(words: list[str]) -> int:
@@ -42,6 +44,8 @@ def main(words: list[str]) -> int:
         chosen = [find(name) for name in flags.names] or list(experiments().values())
         for experiment in chosen:
             experiment.config(flags.preset)  # refuses an unknown preset before the first run
+        if flags.jobs < 1:
+            raise ValueError(f"--jobs is the number of runs at a time, at least 1, but {flags.jobs} came.")
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -50,7 +54,7 @@ def main(words: list[str]) -> int:
         try:
             summary = reproduce(
                 experiment, seeds=flags.seeds, preset=flags.preset, results=flags.results, device=flags.device,
-                announce=lambda text: print(text, flush=True),
+                jobs=flags.jobs, announce=lambda text: print(text, flush=True),
             )  # fmt: skip
         except KeyboardInterrupt as error:
             print(str(error) or "Interrupted.", file=sys.stderr)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from pathline.experiments.launching import Options, launch
-from pathline.experiments.registry import Experiment
+from pathline.experiments.registry import Experiment, find
 from pathline.train.folders import read_json, write_json
 
 __all__ = ["RESULTS", "reproduce", "spread", "summarise"]
@@ -29,26 +32,33 @@ def reproduce(
     preset: str = "default",
     results: Path = RESULTS,
     device: str = "auto",
+    jobs: int = 1,
     announce: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Run an experiment once a seed, and write ``results/NAME.json`` (``NAME-PRESET.json`` for another preset).
 
     Args:
         experiment: As :func:`pathline.experiments.find` gives it.
-        seeds: One run each, one after another.
+        seeds: One run each.
         preset: The settings.
         results: Folder of the summary; the runs themselves go where runs go.
         device: As in ``pathline run``.
+        jobs: So many runs at a time. From two on each has a process of its own with one thread of the processor, so
+            that runs neither wait for each other nor depend on how many there are.
         announce: Is told what begins.
 
     Returns:
         The summary.
+
+    Raises:
+        ValueError: ``jobs`` is below one.
     """
+    if jobs < 1:
+        raise ValueError(f"`jobs` is the number of runs at a time, at least 1, but {jobs} came.")
+    options = [Options(preset=preset, seed=seed, device=device, quiet=jobs > 1) for seed in seeds]
     runs: list[Mapping[str, Any]] = []
     facts: Mapping[str, Any] = {}
-    for seed in seeds:
-        announce(f"{experiment.name}, preset {preset}, seed {seed}")
-        folder, outcome = launch(experiment, options=Options(preset=preset, seed=seed, device=device))
+    for folder, outcome in _carried_out(experiment, options, jobs, announce):
         runs.append(outcome)
         facts = read_json(folder / "env.json")
     summary = summarise(runs, facts)
@@ -56,6 +66,31 @@ def reproduce(
     name = experiment.name if preset == "default" else f"{experiment.name}-{preset}"
     write_json(results / f"{name}.json", summary)
     return summary
+
+
+def _carried_out(
+    experiment: Experiment, options: Sequence[Options], jobs: int, announce: Callable[[str], None]
+) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    heads = [f"{experiment.name}, preset {one.preset}, seed {one.seed}" for one in options]
+    if jobs == 1:
+        for head, one in zip(heads, options, strict=True):
+            announce(head)
+            yield launch(experiment, options=one)
+        return
+    announce("\n".join(heads) + f"\n{jobs} at a time")
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=fresh, initializer=_one_thread) as pool:
+        yield from pool.map(partial(_launched, experiment.name), options)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _launched(name: str, options: Options) -> tuple[Path, Mapping[str, Any]]:
+    return launch(find(name), options=options)
 
 
 def summarise(runs: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
