@@ -41,7 +41,7 @@ def shared_times(t: Any, y0: Tensor) -> Times:
         )
     if ts.dim() != 1 or len(ts) == 0:
         raise ValueError(f"`t` is a 1-d tensor of at least one time; it has shape {tuple(ts.shape)}.")
-    ts = _checked_kind(ts)
+    ts = _checked_kind(ts).to(y0.device)
     times: list[float] = ts.detach().tolist()
     if not all(map(math.isfinite, times)):
         raise ValueError(f"`t` is finite; it holds {next(x for x in times if not math.isfinite(x))}. Drop such times.")
@@ -72,7 +72,7 @@ def row_times(t: Any, y0: Tensor, *, batch_first: bool) -> Times:
             f"`t` has shape {tuple(ts.shape)} for {batch} samples. On the per-sample clock it is (n, batch), time "
             f"first. {advice}"
         )
-    ts = _checked_kind(ts)
+    ts = _checked_kind(ts).to(y0.device)
     host = ts.detach().double()
     if not bool(torch.isfinite(host).all()):
         raise ValueError("`t` is finite; it holds NaN or infinite values. Drop such times.")

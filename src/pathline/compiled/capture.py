@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import threading
 import warnings
 import weakref
@@ -158,12 +159,16 @@ def _rate(term: Any, structure: Any, t: Tensor, state: Any, args: Any) -> Tensor
 _TRACED: weakref.WeakKeyDictionary[Any, dict[bool, Callable[..., Any]]] = weakref.WeakKeyDictionary()
 
 
+_OWN_CACHE = "isolate_recompiles" in inspect.signature(torch.compile).parameters
+"""PyTorch before 2.13 traces eight kinds of field, then no more."""
+
+
 def _traced(code: Any, shrinks: bool) -> Callable[..., Any]:
     kinds = _TRACED.setdefault(code, {})
     found = kinds.get(shrinks)
     if found is None:
         # A cache of its own for every kind of field: Dynamo's belong to a code object and hold eight entries.
-        options: dict[str, Any] = {"recompile_limit": LIMIT, "isolate_recompiles": True}
+        options: dict[str, Any] = {"recompile_limit": LIMIT, "isolate_recompiles": True} if _OWN_CACHE else {}
         with quietly():
             _keep_quiet()
             found = torch.compile(_rate, backend=_note, fullgraph=True, dynamic=False, **options)

@@ -59,8 +59,9 @@ def phase(series: Series, fit: TrajectoryLoss) -> Figure:
     axes = figure.subplots()
 
     def rate(t: Tensor, pelts: Tensor) -> Tensor:
-        z = (pelts.log() - series.mean) / series.scale
-        return fit.model.field(t, z) * series.scale * pelts
+        here = pelts.to(series.mean)
+        z = (here.log() - series.mean) / series.scale
+        return (fit.model.field(t.to(here), z) * series.scale * here).to(pelts)
 
     years, t = _fine(series)
     with torch.no_grad():
