@@ -62,6 +62,7 @@ $(BIN)/python:
 	else echo 'This Python can make no virtual environment. Install one of the two, then try again:' >&2; \
 	  echo '    sudo apt-get install python3-venv    # or: $(PYTHON) -m pip install --user virtualenv' >&2; exit 1; fi
 
-$(READY): pyproject.toml constraints/tested.txt | $(BIN)/python
+$(READY): pyproject.toml constraints/tested.txt constraints/files.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints/tested.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --no-deps -r constraints/files.txt
 	@touch $@

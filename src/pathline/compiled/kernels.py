@@ -305,7 +305,9 @@ def _inductor(module: torch.fx.GraphModule, mode: Any, options: dict, *, backwar
     from torch._inductor.compile_fx import compile_fx_inner
 
     examples = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
-    ours = {"cpp_wrapper": True, **options}
+    # A call from C++ costs a fraction of one from Python; on an accelerator the launches outweigh both.
+    on_cpu = all(x.device.type == "cpu" for x in examples if isinstance(x, Tensor))
+    ours = {"cpp_wrapper": on_cpu, **options}
     # Inductor's own tanh on the CPU is several times slower than its decomposed form; and whether the processor's
     # vector instructions work, it would ask a subprocess in every process anew.
     known = config.patch({"cpp.use_decompose_tanh": True, "cpp.vec_isa_ok": True})

@@ -189,7 +189,8 @@ class Compiled:
     def _clock(self, term: Bound, t0: Time, t1: Time) -> Tensor:
         """Start and end of a step, and the bounds of what the field may see."""
         if isinstance(t0, Tensor) or isinstance(t1, Tensor):
-            return torch.stack([torch.as_tensor(t, dtype=torch.float64) for t in (t0, t1, term.low, term.high)])
+            ends = (t0, t1, term.low, term.high)
+            return torch.stack([torch.as_tensor(t, dtype=torch.float64, device=term.device) for t in ends])
         return torch.tensor((t0, t1, term.low, term.high), dtype=torch.float64, device=term.device)
 
     @contextlib.contextmanager
