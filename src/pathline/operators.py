@@ -7,6 +7,7 @@ Either may return None where it can't. All other fields are differentiated autom
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,16 +81,38 @@ def at(field: Callable[..., Tensor], t: Tensor | float, args: Any = None) -> At:
 
 @dataclass(frozen=True)
 class Exact:
-    """The trace of the whole Jacobian, column by column at once. *Maturing.*"""
+    """The trace of the whole Jacobian, all columns at once or a few at a time. *Maturing.*
+
+    Args:
+        chunk: How many columns are computed at once; by default all. For a state of ``d`` numbers the columns take as
+            much memory as ``d`` states behind each operation of the field. Fewer at a time take that much less where
+            no gradient is recorded, and one more evaluation of the field each time. A closed form of the divergence has
+            no columns.
+
+    Raises:
+        ValueError: A chunk that is not positive.
+    """
+
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.chunk is not None and (type(self.chunk) is not int or self.chunk < 1):
+            raise ValueError(f"`chunk` is a number of columns, 1 or more, or None for all, but {self.chunk!r} came.")
 
     def draw(self, y: Tensor, generator: torch.Generator | None = None) -> None:
         """No noise is needed."""
 
     def directions(self, push: Callable[[Tensor], Tensor], y: Tensor, noise: None) -> tuple[Tensor, Tensor]:
         """All axes of the state, each with weight one."""
-        size = y[0].numel()
-        axes = torch.eye(size, dtype=y.dtype, device=y.device).reshape(size, 1, *y.shape[1:])
-        return axes, y.new_ones(size)
+        return axes(y, 0, y[0].numel())
+
+
+def axes(y: Tensor, start: int, count: int) -> tuple[Tensor, Tensor]:
+    """That many axes of the state, from one of them on, ``(count, 1, *event)``, each with weight one."""
+    size = y[0].numel()
+    eye = torch.zeros(count, size, dtype=y.dtype, device=y.device)
+    eye.diagonal(start).fill_(1.0)
+    return eye.reshape(count, 1, *y.shape[1:]), y.new_ones(count)
 
 
 @dataclass(frozen=True)
@@ -188,7 +211,11 @@ def find_trace(trace: Any) -> Any:
     """
     if isinstance(trace, str):
         if trace not in TRACES:
-            raise ValueError(f"`trace` is one of {', '.join(map(repr, TRACES))} or a trace object, but {trace!r} came.")
+            close = difflib.get_close_matches(trace, TRACES, 1)
+            hint = f' Did you mean "{close[0]}"?' if close else ""
+            raise ValueError(
+                f"`trace` is one of {', '.join(map(repr, TRACES))} or a trace object, but {trace!r} came.{hint}"
+            )
         return TRACES[trace]()
     if isinstance(trace, type) or not hasattr(trace, "directions"):
         raise TypeError(
@@ -300,11 +327,22 @@ def traced(f: Any, y: Tensor, trace: Any, noise: Any, *, norm: bool = False) -> 
     if closed is not None and type(trace) is Exact and not norm and (found := closed(y)) is not None:
         return *found, None
     push = getattr(f, "push", None) or (lambda y, v: differentiated(f, y, v))
-    v, weights = trace.directions(lambda v: push(y, v)[1], y, noise)
+    size, chunk = y[0].numel(), getattr(trace, "chunk", None)
+    if chunk is None or chunk >= size:
+        v, weights = trace.directions(lambda v: push(y, v)[1], y, noise)
+        return _products(push, y, v, weights, norm)
+    value, div, squares = _products(push, y, *axes(y, 0, chunk), norm)
+    for start in range(chunk, size, chunk):
+        _, more, others = _products(push, y, *axes(y, start, min(chunk, size - start)), norm)
+        div, squares = div + more, None if squares is None or others is None else squares + others
+    return value, div, squares
+
+
+def _products(push: Any, y: Tensor, v: Tensor, weights: Tensor, norm: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``f(y)``, and the parts of the divergence and of the squared norm along some directions."""
     value, along = push(y, v)
     along = along.expand(len(v), *y.shape)
-    div = _weighted(v * along, weights)
-    return value, div, _weighted(along.square(), weights) if norm else None
+    return value, _weighted(v * along, weights), _weighted(along.square(), weights) if norm else None
 
 
 def _weighted(products: Tensor, weights: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from pathline import NeuralODE, data
-from pathline.experiments.classify import truths
+from pathline.experiments.classify import _batches, truths
 from pathline.experiments.classify.config import EXPECTED, PRESETS, Config
+from pathline.experiments.classify.distortions import distorted
 from pathline.experiments.classify.figures import discriminants
 from pathline.experiments.classify.models import NAMES, build, correct, parameters
 from pathline.experiments.classify.splits import splits, stratified
@@ -81,6 +82,50 @@ def test_fewer_images_are_a_random_part(monkeypatch):
     )
     assert len(first) == len(set(first.tolist())) == 10
     assert sorted(first.tolist()) != sorted(second.tolist())
+
+
+# --- distortions -------------------------------------------------------------------------------------------------
+
+
+def placed(images, seed=0, rotation=0.0, zoom=0.0, shift=0.0):
+    return distorted(images, torch.Generator().manual_seed(seed), rotation=rotation, zoom=zoom, shift=shift)
+
+
+def test_no_distortion_leaves_images_alone(images):
+    torch.testing.assert_close(placed(images[0]), images[0])
+
+
+def test_a_shift_moves_the_middle_of_the_ink_by_at_most_that_much():
+    spot = torch.zeros(400, 1, 8, 8)
+    spot[:, 0, 3, 4] = 1.0
+    moved = placed(spot, shift=0.5)
+    assert moved.sum((1, 2, 3)).allclose(torch.ones(400), atol=1e-5)  # bilinear weights share out the ink
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    for place, was in ((rows, 3.0), (columns, 4.0)):
+        by = (moved[:, 0] * place).sum((1, 2)) - was
+        assert 0.45 < float(by.abs().max()) <= 0.5 + 1e-5
+        assert abs(float(by.mean())) < 0.05
+
+
+def test_turning_and_scaling_keep_the_middle_and_what_comes_in_is_paper():
+    y, x = torch.meshgrid(*2 * [torch.linspace(-1, 1, 9)], indexing="ij")
+    round_ = (torch.exp(-8 * (x**2 + y**2)) - 3.0).expand(50, 1, 9, 9)
+    turned = placed(round_, rotation=0.5)
+    torch.testing.assert_close(turned[..., 4, 4], round_[..., 4, 4])
+    assert float((turned - round_).abs().max()) < 0.1
+    wide = placed(torch.cat([torch.ones(50, 1, 8, 8), torch.zeros(1, 1, 8, 8) - 2.0]), zoom=0.4)[:50]
+    assert float(wide.min()) == pytest.approx(-2.0, abs=1e-5)  # some shrink, and their border is paper
+    assert float(wide[:, :, 3:5, 3:5].min()) == pytest.approx(1.0)
+
+
+def test_batches_are_distorted_anew_each_epoch_and_again_by_the_same_step(images):
+    batch = _batches(Config(), *images, 8, seed=1)
+    (a, labels), (b, others) = batch(0), batch(1)
+    assert torch.equal(batch(0)[0], a)
+    assert not torch.equal(a[labels.argsort()], b[others.argsort()])
+    plain = _batches(replace(Config(), rotation=0.0, zoom=0.0, shift=0.0), *images, 8, seed=1)
+    assert torch.equal(plain(0)[0], images[0][plain(0)[1]])
+    assert torch.equal(plain(0)[1], labels)
 
 
 # --- models ------------------------------------------------------------------------------------------------------
@@ -186,6 +231,7 @@ def test_presets_ask_for_what_their_names_say():
     small = Config(**PRESETS["fashion-small"])
     assert (small.data, small.images) == ("fashion-mnist", 5000)
     assert Config(**PRESETS["fashion"]).images == 0
-    assert (Config().folds, Config().epochs, Config().lr, Config().channels, Config().groups) == (5, 20, 2e-3, 32, 8)
+    assert (small.rotation, small.zoom, small.shift) == (0.0, 0.0, 0.0)
+    assert (Config().folds, Config().epochs, Config().lr, Config().channels, Config().groups) == (5, 30, 4e-3, 32, 1)
     assert isinstance(build("ode_net", Config(), 64).block, NeuralODE)
     assert {bound.bound for bound in EXPECTED if bound.metric == "parameter_ratio"} == {0.40}

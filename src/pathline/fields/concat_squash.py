@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathline.fields.context import check_none, checked_context
+from pathline.fields.context import check_none, checked_context, checked_size
 from pathline.fields.time import time_channel
 from pathline.nets.activations import Activation, check_activation, gain
 from pathline.nets.layered import trace
@@ -66,7 +66,7 @@ class ConcatSquash(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self.size, self.context, self.activation, self.init = size, context, activation, init
+        self.size, self.context, self.activation, self.init = size, checked_size(context), activation, init
         self.hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
         if not all(isinstance(n, int) and n > 0 for n in (size, *self.hidden)):
             raise ValueError(f"`size` and `hidden` are positive integers, but {size!r} and {hidden!r} came.")

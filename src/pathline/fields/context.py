@@ -5,6 +5,17 @@ from __future__ import annotations
 from torch import Tensor
 
 
+def checked_size(context: object) -> int:
+    """The size of a context, 0 for none.
+
+    Raises:
+        ValueError: No whole number, or a negative one.
+    """
+    if type(context) is not int or context < 0:
+        raise ValueError(f"`context` is the size of the context, 0 for none, but {context!r} came.")
+    return context
+
+
 def check_none(context: Tensor | None) -> None:
     """Refuse a context that a field would pass over."""
     if context is not None:

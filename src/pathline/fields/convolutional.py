@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pathline.fields.images import check_images
 from pathline.nets.activations import Activation, check_activation
 from pathline.nets.convolutional import check_sizes, functions, group_count, group_norm, named, pushed_norm, shared
 from pathline.nets.slopes import slope_of
@@ -35,7 +36,8 @@ class ConvField(nn.Module):
 
     Raises:
         ValueError: A size is not positive, the kernel is even, the groups don't divide the channels, or no activation
-            has this name.
+            has this name; at a call, states that are no images with these channels.
+        TypeError: At a call, images in another dtype than the parameters.
 
     Example:
         >>> import torch
@@ -81,6 +83,7 @@ class ConvField(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         """The rate, in the shape of ``y``."""
+        check_images(y, self.channels, self.conv1.weight.dtype, (3, 4))
         if y.dim() == 3:  # group normalisation would take the channels of a single image for a batch
             return self(t, y.unsqueeze(0)).squeeze(0)
         first, second = functions(self.activation, self.phi)
@@ -93,6 +96,7 @@ class ConvField(nn.Module):
 
         None where the slope of the activation isn't known.
         """
+        check_images(y, self.channels, self.conv1.weight.dtype, (3, 4))
         if y.dim() == 3:
             found = self.push(t, y.unsqueeze(0), v.unsqueeze(1))
             return found and (found[0].squeeze(0), found[1].squeeze(1))

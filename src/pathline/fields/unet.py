@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathline.fields.context import check_none
+from pathline.fields.context import check_none, checked_size
+from pathline.fields.images import check_images
 from pathline.nets.activations import gain
 from pathline.nets.unet import UNet as Net
 
@@ -55,11 +56,9 @@ class UNet(nn.Module):
         embedding: int = 64,
     ) -> None:
         super().__init__()
-        if not isinstance(context, int) or context < 0:
-            raise ValueError(f"`context` is the size of the context, 0 or more, but {context!r} came.")
         if not isinstance(embedding, int) or embedding < 2 or embedding % 2:
             raise ValueError(f"`embedding` is an even number, 2 or more, but {embedding!r} came.")
-        self.context, self.embedding = context, embedding
+        self.context, self.embedding = checked_size(context), embedding
         self.net = Net(
             channels, widths, blocks=blocks, modulation=embedding, patch=patch, groups=groups, positions=positions
         )
@@ -109,6 +108,7 @@ class UNet(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor, args: Tensor | None = None) -> Tensor:
         """The rate, in the shape of ``y``, ``(batch, channels, height, width)``."""
+        check_images(y, self.channels, self.mix.weight.dtype)
         z = self._told(t, y, args)
         return self.gain(z)[..., None, None] * y + self.net(y, z)
 

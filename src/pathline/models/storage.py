@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 FORMAT = "pathline-model"
 VERSION = 1
@@ -25,6 +26,19 @@ _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _PLACES = ("torch.nn", "torch", "torch.nn.functional")
 _LARGEST_TENSOR = 1024
 _NOT_STORED = ("dtype", "device")  # the weights know their types; the loader chooses the device
+#: Distributions that are stored, and the arguments of which each is made.
+_DISTRIBUTIONS = {
+    "Categorical": ("logits",),
+    "Cauchy": ("loc", "scale"),
+    "Independent": ("base_distribution", "reinterpreted_batch_ndims"),
+    "Laplace": ("loc", "scale"),
+    "LowRankMultivariateNormal": ("loc", "cov_factor", "cov_diag"),
+    "MixtureSameFamily": ("mixture_distribution", "component_distribution"),
+    "MultivariateNormal": ("loc", "scale_tril"),
+    "Normal": ("loc", "scale"),
+    "StudentT": ("df", "loc", "scale"),
+    "Uniform": ("low", "high"),
+}
 
 
 class NotStorable(TypeError):
@@ -36,6 +50,7 @@ def save(model: nn.Module, directory: str | Path) -> Path:
 
     Args:
         model: Any model built from parts of pathline and ``torch.nn``, with fields and functions of your own inside.
+            The common distributions of torch, such as the base of a flow, are stored by their parameters, as numbers.
         directory: The folder; made if missing, its two files overwritten.
 
     Returns:
@@ -54,15 +69,16 @@ def save(model: nn.Module, directory: str | Path) -> Path:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` is an nn.Module, but {type(model).__name__} came. For a plain tensor use torch.save.")
+    encoder = _Encoder()
     config = {
         "format": FORMAT,
         "version": VERSION,
         "torch": torch.__version__.split("+")[0],
         "training": model.training,
         "frozen": sorted(name for name, p in model.named_parameters() if not p.requires_grad),
-        "model": _Encoder().value(model, "model"),
+        "model": encoder.value(model, "model"),
     }
-    state = _tensors(model)
+    state = _tensors(model) | encoder.tensors
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"`directory` is a folder; {directory} is a file. Choose another name, or delete the file.")
@@ -93,12 +109,13 @@ def load(directory: str | Path, *own: Any, device: torch.device | str = "cpu") -
     config = _read_config(directory)
     state = _read_weights(directory)
     try:
-        model = _Decoder(own).value(config["model"])
+        decoder = _Decoder(own, state, device)
+        model = decoder.value(config["model"])
     except KeyError as error:
         raise _broken(directory / _CONFIG, f"a part of the model lacks {error}") from error
     if not isinstance(model, nn.Module):
         raise _broken(directory / _CONFIG, f"`model` describes a {type(model).__name__}")
-    _fill(model, state, directory)
+    _fill(model, {name: x for name, x in state.items() if name not in decoder.read}, directory)
     for name in config["frozen"]:
         try:
             model.get_parameter(name).requires_grad_(False)
@@ -115,6 +132,7 @@ class _Encoder:
 
     def __init__(self) -> None:
         self.seen: dict[int, int] = {}
+        self.tensors: dict[str, Tensor] = {}
 
     def value(self, value: Any, where: str) -> Any:
         if value is None or isinstance(value, (bool, int, str)):
@@ -132,6 +150,8 @@ class _Encoder:
             return self.tensor(value, where)
         if isinstance(value, nn.Module):
             return self.module(value, where)
+        if isinstance(value, Distribution):
+            return self.distribution(value, where)
         if inspect.isclass(value) or inspect.isroutine(value):
             return self.named(value, where)
         return self.object(value, where)
@@ -143,6 +163,25 @@ class _Encoder:
                 "description. Keep it as a parameter or a buffer."
             )
         return {"tensor": value.detach().cpu().tolist(), "dtype": str(value.dtype).removeprefix("torch.")}
+
+    def distribution(self, value: Distribution, where: str) -> dict[str, Any]:
+        """Its class and arguments; tensors lie among the weights."""
+        name = type(value).__name__
+        if name not in _DISTRIBUTIONS or getattr(torch.distributions, name) is not type(value):
+            raise NotStorable(
+                f"`{where}` is a {name}, and of distributions only {', '.join(_DISTRIBUTIONS)} are stored. Write a "
+                "module whose forward makes it, and pass its class to load."
+            )
+        arguments: dict[str, Any] = {"validate_args": value._validate_args}
+        for argument in _DISTRIBUTIONS[name]:
+            part = getattr(value, "base_dist" if argument == "base_distribution" else argument)
+            if isinstance(part, Tensor):
+                key = f"distribution:{where}.{argument}"
+                self.tensors[key] = part.detach().cpu().clone().contiguous()
+                arguments[argument] = {"stored": key}
+            else:
+                arguments[argument] = self.value(part, f"{where}.{argument}")
+        return {"distribution": name, "arguments": arguments}
 
     def module(self, module: nn.Module, where: str) -> dict[str, Any]:
         if id(module) in self.seen:
@@ -234,7 +273,11 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 class _Decoder:
     """Builds the model again from the description."""
 
-    def __init__(self, own: tuple[Any, ...]) -> None:
+    def __init__(
+        self, own: tuple[Any, ...], state: Mapping[str, Tensor] | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        self.state, self.device = state or {}, device
+        self.read: set[str] = set()
         self.own: dict[str, list[Any]] = {}
         for thing in own:
             name = getattr(thing, "__name__", None) or type(thing).__name__
@@ -250,6 +293,8 @@ class _Decoder:
             "dict": lambda s: {key: self.value(item) for key, item in s["dict"].items()},
             "tensor": lambda s: torch.tensor(s["tensor"], dtype=_dtype(s["dtype"])),
             "dtype": lambda s: _dtype(s["dtype"]),
+            "stored": self.stored,
+            "distribution": self.distribution,
             "again": lambda s: self.built[s["again"]],
             "name": lambda s: _find(s["name"]),
             "object": lambda s: _find(s["object"])(**self.arguments(s)),
@@ -260,6 +305,16 @@ class _Decoder:
             if kind in spec:
                 return build(spec)
         raise ValueError(f"{_CONFIG} holds {list(spec)}, which this version of pathline does not know.")
+
+    def stored(self, spec: dict[str, Any]) -> Tensor:
+        self.read.add(spec["stored"])
+        # A distribution does not move with its model later.
+        return self.state[spec["stored"]].to(self.device)
+
+    def distribution(self, spec: dict[str, Any]) -> Distribution:
+        if spec["distribution"] not in _DISTRIBUTIONS:
+            raise ValueError(f"{_CONFIG} holds a {spec['distribution']}, which this version of pathline does not know.")
+        return getattr(torch.distributions, spec["distribution"])(**self.arguments(spec))
 
     def arguments(self, spec: dict[str, Any]) -> dict[str, Any]:
         return {name: self.value(value) for name, value in spec["arguments"].items()}

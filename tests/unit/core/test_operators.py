@@ -28,6 +28,7 @@ FIELDS = {
     "mlp, module": (lambda: fields.MLP(SIZE, (4, 5), activation=nn.SiLU), None),
     "mlp, own activation": (lambda: fields.MLP(SIZE, (4, 5), activation=nn.Softplus), None),
     "planar": (lambda: fields.Planar(SIZE, 7), None),
+    "planar, context": (lambda: fields.Planar(SIZE, 7, context=2), CONTEXT),
     "planar, still": (lambda: fields.Planar(SIZE, 7, time_dependent=False), None),
 }
 TIMES = {
@@ -227,3 +228,37 @@ def test_a_time_may_be_a_number():
             operators.at(field, wrong)  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="`field`"):
         operators.at(0.5, field)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7])
+@pytest.mark.parametrize("name", ["mlp, three, time, silu", "squash, context", "planar"])
+def test_columns_a_few_at_a_time_are_the_same_trace(name: str, chunk: int):
+    f, y, jacobian = at(name, "one time")
+    for g in (f, lambda y: f(y)):
+        value, div, norm = operators.traced(g, y, Exact(chunk), None, norm=True)
+        torch.testing.assert_close(value, f(y))
+        torch.testing.assert_close(div, jacobian.diagonal(dim1=1, dim2=2).sum(-1))
+        torch.testing.assert_close(norm, jacobian.square().sum((1, 2)))
+
+
+def test_no_more_columns_at_once_than_asked_for():
+    widths = []
+
+    class Counting(nn.Module):
+        def forward(self, t: Tensor, y: Tensor) -> Tensor:
+            return y.sin()
+
+        def push(self, t: Tensor, y: Tensor, v: Tensor, args: None = None) -> tuple[Tensor, Tensor]:
+            widths.append(len(v))
+            return y.sin(), v * y.cos()
+
+    y = torch.randn(4, 5)
+    _, div = operators.divergence(operators.at(Counting(), 0.0), y, trace=Exact(chunk=2))
+    assert widths == [2, 2, 1]
+    torch.testing.assert_close(div, y.cos().sum(1))
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 1.5, True])
+def test_a_chunk_that_is_none_is_refused(chunk):
+    with pytest.raises(ValueError, match=f"`chunk` is a number of columns, 1 or more.*{chunk} came"):
+        Exact(chunk)

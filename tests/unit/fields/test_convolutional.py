@@ -99,6 +99,27 @@ def test_what_makes_no_convolution_is_refused(settings, message):
             kind(**settings)
 
 
+def test_images_that_do_not_fit_are_refused_in_words():
+    ode = NeuralODE(fields.ConvField(8))
+    with pytest.raises(
+        ValueError, match=r"images with 8 channels, \(batch, 8, height, width\), but \(2, 4, 5, 5\) came"
+    ):
+        ode(torch.zeros(2, 4, 5, 5))
+    with pytest.raises(ValueError, match=r"but \(2, 8\) came"):
+        ode(torch.zeros(2, 8))
+    with pytest.raises(
+        TypeError, match=r"in torch.float64 and the parameters in torch.float32.*model.to\(torch.float64\)"
+    ):
+        ode(torch.zeros(2, 8, 5, 5).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ode(torch.zeros(2, 8, 5, 5)).dtype == torch.float32
+    unet, t = fields.UNet(2, (8,)), torch.tensor(0.5)
+    with pytest.raises(ValueError, match=r"images with 2 channels.*\(3, 1, 8, 8\) came"):
+        unet(t, torch.zeros(3, 1, 8, 8))
+    with pytest.raises(TypeError, match=r"in torch.float64 and the parameters in torch.float32"):
+        unet(t, torch.zeros(3, 2, 8, 8).double())
+
+
 @pytest.mark.parametrize("groups", [2, 0])
 @pytest.mark.parametrize("activation", ["tanh", "gelu", nn.SiLU()])
 def test_push_is_the_derivative(groups, activation):

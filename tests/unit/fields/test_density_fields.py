@@ -92,3 +92,28 @@ def test_signals_keep_their_size_at_the_start():
 def test_refusals(call, kind, said: str):
     with pytest.raises(kind, match=said):
         call()
+
+
+@pytest.mark.parametrize("context", [-1, 1.5, True, "2"])
+@pytest.mark.parametrize("make", [fields.ConcatSquash, fields.Planar, fields.UNet])
+def test_sizes_of_a_context_that_are_none_are_refused(make, context):
+    with pytest.raises(ValueError, match="`context` is the size of the context, 0 for none, but .* came"):
+        make(2, context=context)
+
+
+def test_planar_units_follow_the_context():
+    """Each row has the units that the network gives for its context."""
+    field, t = fields.Planar(2, 6, 5, context=1, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
+    y, context = torch.randn(4, 2, dtype=torch.float64), torch.randn(4, 1, dtype=torch.float64)
+    rates = field(t, y, context)
+    for row in range(4):
+        w, u, b, g = field.net(torch.cat([t.reshape(1), context[row]])).split([12, 12, 6, 6])
+        h = torch.tanh(w.reshape(6, 2) @ y[row] + b)
+        torch.testing.assert_close(rates[row], (torch.sigmoid(g) / math.sqrt(6) * h) @ u.reshape(6, 2))
+    assert not torch.allclose(field(t, y, -context), rates)
+    with pytest.raises(TypeError, match="receives none"):
+        field(t, y)
+    with pytest.raises(TypeError, match="built without"):
+        fields.Planar(2)(t.float(), y.float(), context.float())
+    density = pathline.CNF(field, 2)(context)
+    assert density.log_prob(y).shape == density.sample().shape[:1] == (4,)

@@ -6,6 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributions import (
+    Categorical,
+    Independent,
+    Laplace,
+    LowRankMultivariateNormal,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    StudentT,
+    TransformedDistribution,
+    Uniform,
+)
 
 import pathline
 from pathline import fields, nets
@@ -129,6 +141,50 @@ def test_a_function_of_ones_own_is_passed_to_load(tmp_path):
     assert load(tmp_path, decay).field is decay
     with pytest.raises(NotStorable, match=r"`model.field` is '<lambda>', which has no name.*Define it with `def`"):
         save(NeuralODE(lambda t, y: -y), tmp_path)
+
+
+BASES = {
+    "normal": lambda: Independent(Normal(torch.randn(2), torch.rand(2) + 1), 1),
+    "full normal": lambda: MultivariateNormal(torch.randn(2), torch.tensor([[2.0, 0.5], [0.5, 1.0]])),
+    "low rank": lambda: LowRankMultivariateNormal(torch.randn(2), torch.randn(2, 1), torch.ones(2)),
+    "uniform": lambda: Independent(Uniform(-torch.ones(2), torch.ones(2), validate_args=False), 1),
+    "heavy tails": lambda: Independent(StudentT(torch.tensor([3.0, 4.0]), torch.randn(2)), 1),
+    "double precision": lambda: Independent(Laplace(torch.randn(2).double(), torch.ones(2).double()), 1),
+    "mixture": lambda: MixtureSameFamily(
+        Categorical(torch.rand(3)), MultivariateNormal(torch.randn(3, 2), torch.eye(2))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_base_of_a_flow_comes_back(name, tmp_path):
+    base = BASES[name]()
+    model = pathline.CNF(fields.ConcatSquash(2, 8), 2, base=base)
+    other = load(save(model, tmp_path))
+    x = torch.rand(5, 2) - 0.5
+    # A mixture normalises its weights once more.
+    torch.testing.assert_close(other.base.log_prob(x), base.log_prob(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(other().log_prob(x), model().log_prob(x), rtol=1e-6, atol=1e-6)
+    assert other.state_dict().keys() == model.state_dict().keys()
+    torch.manual_seed(1)
+    drawn = base.sample((3,))
+    torch.manual_seed(1)
+    assert torch.equal(other.base.sample((3,)), drawn)
+
+
+def test_a_large_base_lies_among_the_weights(tmp_path):
+    base = Independent(Normal(torch.randn(3, 32, 32), torch.ones(3, 32, 32)), 3)
+    save(pathline.CNF(fields.ConvField(3), (3, 32, 32), base=base), tmp_path)
+    assert (tmp_path / "config.json").stat().st_size < 5000
+    assert torch.equal(load(tmp_path).base.mean, base.mean)
+
+
+def test_a_base_that_has_no_description_says_so(tmp_path):
+    base = TransformedDistribution(Independent(Normal(torch.zeros(2), 1.0), 1), [])
+    with pytest.raises(
+        NotStorable, match=r"`model.base` is a TransformedDistribution.*only Categorical.*pass its class"
+    ):
+        save(pathline.CNF(fields.ConcatSquash(2, 8), 2, base=base), tmp_path)
 
 
 def test_what_cannot_be_described_says_so(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from pathline.experiments.classify import figures, truths
 from pathline.experiments.classify.config import Config
+from pathline.experiments.classify.distortions import distorted
 from pathline.experiments.classify.models import NAMES, Classifier, build, correct, parameters
 from pathline.experiments.classify.splits import Split, splits
 from pathline.experiments.spec import check_at_least
@@ -86,13 +88,27 @@ def _trained(config: Config, run: Run, name: str, k: int, split: Split, rows: di
         steps=config.epochs * -(-len(labels) // size),
         lr=config.lr,
         schedule="cosine",
-        batches=minibatches(images, labels, size=size, seed=1000 * run.seed + k),
+        batches=_batches(config, images, labels, size, 1000 * run.seed + k),
     )
     row = rows.setdefault(name, Row(parameters(model)))
     row.histories.append(history)
     images, labels = split.test
     row.right.append(correct(model.eval(), images.to(run.device), labels.to(run.device)).cpu())
     return model
+
+
+def _batches(config: Config, images: Tensor, labels: Tensor, size: int, seed: int) -> Callable[[int], Any]:
+    """Shuffled batches; where it is asked for, every image a little different each time that it is seen."""
+    plain = minibatches(images, labels, size=size, seed=seed)
+    strengths = {"rotation": config.rotation, "zoom": config.zoom, "shift": config.shift}
+    if not any(strengths.values()):
+        return plain
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        some, classes = plain(step)
+        return distorted(some, torch.Generator().manual_seed(1_000_003 * seed + step), **strengths), classes
+
+    return batch
 
 
 def _compare(run: Run, rows: dict[str, Row]) -> None:

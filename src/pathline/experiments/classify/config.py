@@ -24,8 +24,9 @@ class Config:
     """The models."""
     channels: int = 32
     """Channels of the images behind the stem, and of the blocks."""
-    groups: int = 8
-    """Groups of the normalisation."""
+    groups: int = 1
+    """Groups of the normalisation. The field ends in one, and its rate has no mean over a group: with small groups the
+    flow can hardly move what the head averages."""
     halvings: int = 1
     """Convolutions of the stem; each halves height and width."""
     pooled: int = 2
@@ -38,20 +39,38 @@ class Config:
     """Relative and absolute tolerance."""
     adjoint_tol: float = 1e-2
     """Both tolerances of the adjoint's backward solve."""
-    epochs: int = 20
+    epochs: int = 30
     """Times that each training image is seen."""
-    batch: int = 64
+    batch: int = 128
     """Images in a batch."""
-    lr: float = 2e-3
+    lr: float = 4e-3
     """Learning rate of Adam, decaying to zero as a cosine; its mean is half of it."""
+    rotation: float = 0.15
+    """Training images are turned by up to that angle, in radians, a new draw each time they are seen."""
+    zoom: float = 0.1
+    """They are scaled by up to that share."""
+    shift: float = 0.5
+    """They are moved by up to that many pixels."""
     depths: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
     """Numbers of solver steps at which memory is measured."""
 
 
+_FASHION: dict[str, object] = {
+    "data": "fashion-mnist",
+    "halvings": 2,
+    "groups": 8,
+    "batch": 64,
+    "lr": 2e-3,
+    "rotation": 0.0,
+    "zoom": 0.0,
+    "shift": 0.0,
+}
+"""Settings of the digits were chosen on the digits; clothing lies straight in its frame."""
+
 PRESETS: dict[str, dict[str, object]] = {
     "tiny": {"images": 80, "folds": 2, "channels": 8, "groups": 2, "epochs": 1, "depths": (4, 8)},
-    "fashion-small": {"data": "fashion-mnist", "images": 5000, "halvings": 2, "epochs": 8},
-    "fashion": {"data": "fashion-mnist", "halvings": 2},
+    "fashion-small": {**_FASHION, "images": 5000, "epochs": 8},
+    "fashion": {**_FASHION, "epochs": 20},
 }
 
 _DIGITS = ("default", "tiny")

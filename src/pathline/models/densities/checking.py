@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils import _pytree as pytree
 
+from pathline.mapped import batched
 from pathline.models.densities.moving import COSTS
 from pathline.solving import solve
 from pathline.status import SolveError
@@ -25,8 +27,8 @@ _CASTS = {"float32": "float", "float64": "double", "float16": "half"}
 
 def checked_event_shape(event_shape: Any) -> torch.Size:
     """A shape from a size or a shape."""
-    shape = (event_shape,) if isinstance(event_shape, int) else event_shape
-    if not (isinstance(shape, Sequence) and shape and all(isinstance(n, int) and n > 0 for n in shape)):
+    shape = (event_shape,) if isinstance(event_shape, int) else event_shape  # True is no size, though an int
+    if not (isinstance(shape, Sequence) and shape and all(type(n) is int and n > 0 for n in shape)):
         raise ValueError(
             f"`event_shape` is the size of a sample or its shape, such as 2 or (1, 8, 8), but {event_shape!r} came."
         )
@@ -142,7 +144,7 @@ def checked_events(name: str, x: Any, event_shape: torch.Size) -> Tensor:
         raise TypeError(f"`{name}` is a tensor of floating point numbers, but {came} came. Try {name}.float().")
     if x.dim() != 1 + len(event_shape) or x.shape[1:] != event_shape:
         raise ValueError(f"`{name}` is (batch, {_listed(event_shape)}), but its shape is {tuple(x.shape)}.")
-    _check_finite(name, x)
+    check_finite(name, x)
     return x
 
 
@@ -177,19 +179,68 @@ def checked_samples(x: Any, context: Any, event_shape: torch.Size, takes: int) -
             f"`context` has one row for each of the {len(x)} samples, but {came} came. Pass it as (batch, ...)."
         )
     if context.is_floating_point():
-        _check_finite("context", context)
+        check_finite("context", context)
     return x, context
 
 
-def _check_finite(name: str, x: Tensor) -> None:
-    good = torch.isfinite(x.detach())
+def check_finite(name: str, x: Tensor) -> None:
+    """Refuse NaN and infinite numbers, naming their rows."""
+    mapped = batched(x)
+    values = _values(x) if mapped else x.detach()
+    # One number tells, and costs a third of a look at each. Where it overflows, the look at each decides.
+    if math.isfinite(float(values.sum())):
+        return
+    good = torch.isfinite(values)
     if bool(good.all()):
         return
+    if mapped:  # which dimensions are rows, vmap alone knows
+        raise ValueError(f"`{name}` is finite, but NaN or infinite values came. Drop them, or fill them in.")
     rows = (~good.flatten(1).all(1)).nonzero().flatten().tolist()
     raise ValueError(
         f"`{name}` is finite, but of its {len(x)} rows {_rows(rows)} {_verb('hold', rows)} NaN or infinite values. "
         "Drop them, or fill them in."
     )
+
+
+def _values(x: Tensor) -> Tensor:
+    """The numbers behind the transforms of torch.func."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    while functorch.is_functorch_wrapped_tensor(x):
+        x = functorch.get_unwrapped(x)
+    return x.detach()
+
+
+def check_not_overflown(log_p: Tensor, z: Tensor, base: Distribution) -> None:
+    """Refuse rows whose log-density in the base is infinite by rounding alone: where the base is supported."""
+    if batched(log_p) or math.isfinite(float(log_p.detach().sum())):
+        return
+    with torch.no_grad():
+        try:
+            inside = base.support.check(z)  # pyright: ignore[reportOptionalMemberAccess]
+        except NotImplementedError:
+            return
+        rows = (~torch.isfinite(log_p) & inside).nonzero().flatten().tolist()
+    if rows:
+        raise ValueError(
+            f"The log-density of the base is beyond the numbers of {log_p.dtype} where {_rows(rows)} of {len(z)} "
+            f"{_verb('end', rows)}, at up to {float(z[rows].detach().abs().max()):.1g}. Standardise the data, drop "
+            "what lies that far out, or use float64."
+        )
+
+
+def check_precision(dtype: torch.dtype, rtol: Any) -> None:
+    """Warn of a tolerance that the dtype can't resolve."""
+    if dtype not in (torch.float16, torch.bfloat16) or not isinstance(rtol, float | int):
+        return
+    resolves = torch.finfo(dtype).eps
+    if rtol < resolves:
+        warnings.warn(
+            f"{dtype} resolves {resolves:.1g}, and the tolerance is {rtol:g}: the solver can't see such errors, and "
+            "nor can the result. Use model.float(), under torch.autocast where it has to be fast; or say what is "
+            "wanted, as in rtol=0.02, atol=0.02, or None for the defaults of the dtype.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _rows(rows: list[int]) -> str:
@@ -219,8 +270,8 @@ def located(
         said = f'The flow of {len(start)} samples failed, though none does alone: try clock="per-sample".'
     else:
         said = (
-            f"The flow of {len(start)} samples failed: {_rows(failed)} {_verb('fail', failed)}, and no log-density is "
-            "made up for what failed."
+            f"The flow of {len(start)} samples failed: {_rows(failed)} {_verb('fail', failed)}, and nothing is made up "
+            "for what failed."
         )
     return type(error)(f"{said} {error}", error.solution, error.status)
 
@@ -228,7 +279,7 @@ def located(
 def _failing(term: Any, start: Tensor, times: Any, args: Any, options: Mapping[str, Any]) -> list[int] | None:
     """The rows whose solve fails; None where the method has no clock for each of them."""
     alone = {**options, "clock": "per-sample", "compile": False, "gradient": "backprop", "on_failure": "return"}
-    args = tuple(None if value is None else PerSample(value.detach()) for value in args)
+    args = pytree.tree_map(lambda value: PerSample(value.detach()) if isinstance(value, Tensor) else value, args)
     times = pytree.tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, times)
     try:
         with torch.no_grad():

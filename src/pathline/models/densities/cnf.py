@@ -13,6 +13,8 @@ from pathline.gradients import find_gradient
 from pathline.models.densities.bases import in_dtype
 from pathline.models.densities.checking import (
     check_dtype,
+    check_not_overflown,
+    check_precision,
     check_some,
     checked_base,
     checked_event_shape,
@@ -158,8 +160,8 @@ class CNF(nn.Module):
         """
         x, context = unpacked(batch)
         check_some(x)
-        z, log_det, costs = self._flow(x, context, _reversed(self._jitter(self.times())), regularized=True)
-        loss = -(self.base_distribution(z).log_prob(z) + log_det).mean()
+        z, log_det, costs = self._flow(x, context, _reversed(self._jittered()), regularized=True)
+        loss = -(self.base_log_prob(z) + log_det).mean()
         for name, cost in costs.items():
             setting = self.regularizers[name]
             loss = loss + (setting[1] if isinstance(setting, tuple) else setting) * cost.mean()
@@ -196,6 +198,20 @@ class CNF(nn.Module):
         zeros = torch.zeros(self.event_shape, dtype=like.dtype, device=like.device)
         return Independent(Normal(zeros, torch.ones_like(zeros), validate_args=False), len(self.event_shape))
 
+    def base_log_prob(self, z: Tensor) -> Tensor:
+        """The log-density of the base, ``(batch,)``; of a point within its support it is never infinite.
+
+        Args:
+            z: ``(batch, *event)``.
+
+        Raises:
+            ValueError: Points so far out that their log-density is beyond the numbers of the dtype.
+        """
+        base = self.base_distribution(z)
+        log_p = base.log_prob(z)
+        check_not_overflown(log_p, z, base)
+        return log_p
+
     @property
     def evaluations(self) -> int:
         """Evaluations of the field in the last solve."""
@@ -206,23 +222,45 @@ class CNF(nn.Module):
         """Evaluations of the field in the backward pass of the last solve, after ``backward()``."""
         return 0 if self._stats is None else int(self._stats.backward_evaluations)
 
+    def _jittered(self) -> Any:
+        """Times whose last one jitters while training."""
+        times = self.times()
+        if isinstance(times, Tensor) and self.training and self._jitter.b:
+            span = float((times[1] - times[0]).detach().abs())
+            if self._jitter.b >= span:
+                raise ValueError(
+                    f"`regularizers['steer']`, {self._jitter.b:g}, is smaller than the span of time, but `learn_end` "
+                    f"has shortened that to {span:.3g}. Jitter by less, or leave `learn_end` out."
+                )
+        return self._jitter(times)
+
     @staticmethod
     def _forwards(times: Any) -> bool:
         start, end = times.tolist() if isinstance(times, Tensor) else times
         return end > start
 
     def _like(self) -> Tensor:
-        return next((x for x in self._tensors() if x.is_floating_point()), torch.empty(()))
+        own = self._first()
+        return torch.empty(()) if own is None else own
 
-    def _tensors(self) -> list[Tensor]:
-        """Of the field, and of a base that has some."""
-        modules = [part for part in (self.field, self.base) if isinstance(part, nn.Module)]
-        return [x for part in modules for x in (*part.parameters(), *part.buffers())]
+    def _first(self) -> Tensor | None:
+        """The first floating tensor of the field, or of a base that has some."""
+        # A plain walk that ends there: every loss makes one, and `parameters` takes several times as long.
+        ahead = [part for part in (self.base, self.field) if isinstance(part, nn.Module)]
+        while ahead:
+            part = ahead.pop()
+            for store in (part._parameters, part._buffers):
+                for x in store.values():
+                    if x is not None and x.is_floating_point():
+                        return x
+            ahead += [child for child in reversed(part._modules.values()) if child is not None]
+        return None
 
     @property
     def dtype(self) -> torch.dtype | None:
         """That of the parameters; None without any."""
-        return next((x.dtype for x in self._tensors() if x.is_floating_point()), None)
+        own = self._first()
+        return None if own is None else own.dtype
 
     def _flow(
         self, x: Tensor, context: Tensor | None, times: Any, trace: Any = None, *, regularized: bool = False
@@ -266,6 +304,7 @@ class CNF(nn.Module):
         if self.dt is None and find_solver(self.method).adaptive:
             defaults = TOLERANCES.get(x.dtype, TOLERANCES[torch.float32])
             rtol, atol = (b if a is None else a for a, b in zip((self.rtol, self.atol), defaults, strict=True))
+            check_precision(x.dtype, rtol)
             options["rtol"], options["atol"] = moving.tolerances(rtol, atol, x)
         return options
 

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pathline.models.densities.checking import check_finite
+
 __all__ = ["COUPLINGS", "Coupling", "Independent", "OptimalTransport", "Sinkhorn", "find_coupling"]
 
 
@@ -68,6 +70,7 @@ class OptimalTransport(Coupling):
 
     def __call__(self, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
         _check_pair(x0, x1)
+        _check_numbers(x0, x1)
         _, order = _assignment()(_reduced(x1, x0).cpu().numpy())
         return x0[torch.as_tensor(order, device=x0.device)], x1
 
@@ -113,6 +116,7 @@ class Sinkhorn(Coupling):
             RuntimeWarning: The potentials have not settled after ``iterations`` updates.
         """
         cost = squared_distances(x0, x1)
+        _check_numbers(x0, x1)
         epsilon = float(cost.mean()) / 20 if self.epsilon is None else self.epsilon
         kernel = -cost / max(epsilon, torch.finfo(cost.dtype).tiny)
         share = -math.log(len(x0))
@@ -188,6 +192,12 @@ def _check_pair(x0: Tensor, x1: Tensor) -> None:
             "`x0` and `x1` are batches of equal shape, (batch, *event), "
             f"but {tuple(x0.shape)} and {tuple(x1.shape)} came."
         )
+
+
+def _check_numbers(x0: Tensor, x1: Tensor) -> None:
+    """No distance is known to NaN, and all are infinite to infinity."""
+    check_finite("x0", x0)
+    check_finite("x1", x1)
 
 
 def _assignment() -> Any:

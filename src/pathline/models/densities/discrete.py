@@ -16,6 +16,7 @@ from pathline.models.densities.bases import in_dtype
 from pathline.models.densities.captured import Captured
 from pathline.models.densities.checking import (
     check_dtype,
+    check_not_overflown,
     check_some,
     checked_base,
     checked_events,
@@ -151,7 +152,10 @@ def _log_prob(flow: LayeredFlow, value: Tensor) -> Tensor:
     check_dtype(checked_events("x", value.reshape(-1, flow.size), flow.event_shape), flow.dtype)
     if not value.numel():
         return value.new_zeros(value.shape[:-1])  # torch's own transforms take no empty batch
-    return flow.transformed().log_prob(value)
+    log_p = flow.transformed().log_prob(value)
+    if flow.base is None:
+        check_not_overflown(log_p.reshape(-1), value.reshape(-1, flow.size), flow.base_distribution())
+    return log_p
 
 
 class PlanarFlow(LayeredFlow):
@@ -303,6 +307,8 @@ class RealNVP(LayeredFlow):
                 f"A coupling needs two components or more, and a flow one layer or more; size={size!r}, "
                 f"layers={layers!r} came."
             )
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+            raise ValueError(f"`scale` is the largest logarithm of a scale, a positive number, but {scale!r} came.")
         self.layers, self.hidden = layers, (hidden,) if isinstance(hidden, int) else tuple(hidden)
         self.activation, self.scale = activation, scale
         # The last layers start at zero: the flow starts as the identity.

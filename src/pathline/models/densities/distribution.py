@@ -11,6 +11,7 @@ from torch.distributions import Distribution, constraints
 
 from pathline.models.densities.captured import Captured
 from pathline.models.densities.checking import checked_sample_shape, checked_value
+from pathline.operators import find_trace
 
 if TYPE_CHECKING:
     from pathline.models.densities.cnf import CNF
@@ -37,7 +38,7 @@ class FlowDistribution(Distribution):
     ) -> None:
         if batch_shape is None:
             batch_shape = _batch_shape(flow.field, context)
-        self.flow, self.context, self.trace = flow, context, trace
+        self.flow, self.context, self.trace = flow, context, None if trace is None else find_trace(trace)
         self._captured = Captured(flow)
         super().__init__(batch_shape, flow.event_shape, validate_args=False)
 
@@ -113,7 +114,7 @@ class FlowDistribution(Distribution):
 
 def _log_prob(flow: CNF, x: Tensor, context: Tensor | None, trace: Any) -> Tensor:
     z, log_det, _ = flow.solve_to_base(x, context, trace=trace)
-    return flow.base_distribution(z).log_prob(z) + log_det
+    return flow.base_log_prob(z) + log_det
 
 
 def _batch_shape(field: Any, context: Tensor | None) -> torch.Size:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pathline.models.densities.checking import (
     check_dtype,
+    check_precision,
     check_some,
     checked_events,
     checked_sample_shape,
     checked_samples,
+    located,
     unpacked,
 )
 from pathline.models.densities.cnf import CNF
@@ -23,6 +27,7 @@ from pathline.models.densities.couplings import Coupling, Independent, find_coup
 from pathline.models.densities.paths import Path, find_path
 from pathline.solvers import find_solver
 from pathline.solving import solve
+from pathline.status import SolveError
 from pathline.terms import ODE, PerSample
 
 __all__ = ["FlowMatching", "Guided"]
@@ -66,7 +71,11 @@ class FlowMatching(nn.Module):
         max_steps: As in ``pathline.solve``.
 
     Raises:
-        ValueError: No such path, coupling or method exists, or ``drop_context`` is no share.
+        ValueError: No such path, coupling or method exists, or ``drop_context`` is no share, or one of a context that
+            the field does not take.
+
+    Warns:
+        UserWarning: The field holds a batch normalisation.
 
     Example:
         >>> import torch
@@ -106,6 +115,12 @@ class FlowMatching(nn.Module):
         super().__init__()
         if not 0.0 <= drop_context < 1.0:
             raise ValueError(f"`drop_context` is a share, 0 or more and less than 1, but {drop_context!r} came.")
+        if drop_context and callable(field) and ODE(field).takes != 3:
+            raise ValueError(
+                f"`drop_context` is {drop_context!r}, but the field takes no context to drop: its signature is not "
+                "f(t, x, args). Leave it out, or give the field a context."
+            )
+        _warn_of_batch_norm(field)
         self.path, self.coupling = path, coupling
         self.drop_context, self.null = drop_context, null
         self.trace, self.method, self.rtol, self.atol, self.dt = trace, method, rtol, atol, dt
@@ -162,11 +177,15 @@ class FlowMatching(nn.Module):
         Raises:
             TypeError: Another dtype than that of the parameters, or a context that the field does not take.
             ValueError: No events; events or a context of another shape, or with values that are not finite; an
-                unknown key.
+                unknown key; ``drop_context`` and no context.
         """
-        x1, x0, context = self._checked(batch)
+        term = ODE(self.field)
+        x1, x0, context = self._checked(batch, term)
         t, x, u = self.draw(x1, x0, context)
-        return (self._rate(t, x, self._dropped(context)) - u).square().mean()
+        v = term.rate(t, x, self._dropped(context))
+        if v.shape != x.shape:
+            raise ValueError(f"The field returned shape {tuple(v.shape)} for events of shape {tuple(x.shape)}.")
+        return (v - u).square().mean()
 
     def draw(
         self, x1: Tensor, x0: Tensor | None = None, context: Tensor | None = None
@@ -219,23 +238,21 @@ class FlowMatching(nn.Module):
 
         Raises:
             ValueError: ``guidance`` without a context.
+            SolveError: The flow of some draws failed; the message says which.
+
+        Warns:
+            UserWarning: ``guidance`` of a model that never saw a context dropped.
         """
         shape = checked_sample_shape(shape)
-        if guidance != 1.0 and context is None:
-            raise ValueError("`guidance` weighs a context against none, but no `context` came.")
+        if guidance != 1.0:
+            self._check_guidable(guidance, context)
         batch = shape if context is None else torch.Size((*shape, len(context)))
         z = self.flow.base_distribution().sample(batch)
         if not z.numel():
             return z
-        solution = solve(
-            self.field if guidance == 1.0 else Guided(self.field, guidance, self.null),
-            z.reshape(-1, *self.event_shape),
-            (0.0, 1.0),
-            args=None if context is None else self._args(context, shape),
-            **self._options(method, dt) | options,
-        )
-        self._stats = solution.stats
-        return solution.y1.reshape(z.shape)
+        field = self.field if guidance == 1.0 else Guided(self.field, guidance, self.null)
+        rows = None if context is None else context.expand(*shape, *context.shape).reshape(-1, *context.shape[1:])
+        return self._followed(field, z.reshape(-1, *self.event_shape), rows, method, dt, options).reshape(z.shape)
 
     @property
     def evaluations(self) -> int:
@@ -263,12 +280,6 @@ class FlowMatching(nn.Module):
         drop = torch.rand(len(context), device=context.device) < self.drop_context
         return torch.where(drop.reshape(-1, *(1,) * (context.dim() - 1)), untold_like(context, self.null), context)
 
-    def _rate(self, t: Tensor, x: Tensor, context: Tensor | None) -> Tensor:
-        v = ODE(self.field).rate(t, x, context)
-        if v.shape != x.shape:
-            raise ValueError(f"The field returned shape {tuple(v.shape)} for events of shape {tuple(x.shape)}.")
-        return v
-
     def _options(self, method: Any, dt: float | None) -> dict[str, Any]:
         if method is None:
             method, dt = self.method, self.dt if dt is None else dt
@@ -277,16 +288,41 @@ class FlowMatching(nn.Module):
         others = {"clock": self.clock, "max_steps": self.max_steps, "compile": self.compile_steps}
         return {"method": method, "dt": dt, **tolerances, **others}
 
-    def _args(self, context: Tensor, shape: torch.Size) -> Any:
-        """The context once for each draw, ``(draws * batch, *context_shape)``."""
-        rows = context.expand(*shape, *context.shape).reshape(-1, *context.shape[1:])
-        return PerSample(rows) if self.clock == "per-sample" else rows
+    def _check_guidable(self, guidance: float, context: Tensor | None) -> None:
+        if context is None:
+            raise ValueError("`guidance` weighs a context against none, but no `context` came.")
+        if not self.drop_context:
+            warnings.warn(
+                f"`guidance` = {guidance:g} asks the field for its answer without a context, which it has not learned: "
+                "the model was built with `drop_context` = 0. Train it with drop_context=0.1.",
+                UserWarning,
+                stacklevel=4,  # past `torch.no_grad`
+            )
 
-    def _checked(self, batch: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _followed(
+        self, field: Any, z: Tensor, context: Tensor | None, method: Any, dt: float | None, others: Mapping[str, Any]
+    ) -> Tensor:
+        """Where the flow takes draws of the base, each with its context."""
+        options, times = {**self._options(method, dt), **others}, (0.0, 1.0)
+        if options.get("dt") is None:
+            check_precision(z.dtype, options.get("rtol"))
+        args = PerSample(context) if context is not None and options["clock"] == "per-sample" else context
+        try:
+            solution = solve(field, z, times, args=args, **options)
+        except SolveError as error:
+            raise located(error, ODE(field), z, times, context, options) from error
+        self._stats = solution.stats
+        return solution.y1
+
+    def _checked(self, batch: Any, term: ODE) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Events of the data and of the base, and the context."""
         x, context = unpacked(batch, ("x", "context", "x0"))
         check_some(x)
-        x, context = checked_samples(x, context, self.event_shape, ODE(self.field).takes)
+        x, context = checked_samples(x, context, self.event_shape, term.takes)
+        if context is None and self.drop_context:
+            raise ValueError(
+                f"`drop_context` is {self.drop_context!r}, but the batch has no context to drop. Pass (x, context)."
+            )
         check_dtype(x, self.flow.dtype)
         x0 = batch.get("x0") if isinstance(batch, Mapping) else None
         if x0 is None:
@@ -298,6 +334,18 @@ class FlowMatching(nn.Module):
                 f"{tuple(x0.shape)} in {x0.dtype} came."
             )
         return x, x0, context
+
+
+def _warn_of_batch_norm(field: Any) -> None:
+    layers = field.modules() if isinstance(field, nn.Module) else ()
+    found = next((layer for layer in layers if isinstance(layer, _BatchNorm)), None)
+    if found is not None:
+        warnings.warn(
+            f"The field holds {type(found).__name__}: in training it averages over events at all times, and a draw or "
+            "a likelihood, which is at one time, finds other averages. Use torch.nn.GroupNorm or LayerNorm.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 class Guided(nn.Module):

@@ -72,8 +72,9 @@ class ConditionalOT(Path):
         _check("sigma_min", self.sigma_min, below=1.0)
 
     def __call__(self, x0: Tensor, x1: Tensor, t: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        u = x1 - (1.0 - self.sigma_min) * x0
-        return x0 + t * u, u
+        check_shapes(x0, x1, t)
+        u = torch.sub(x1, x0, alpha=1.0 - self.sigma_min)  # x1 - (1 - sigma_min) x0
+        return torch.addcmul(x0, t, u), u  # x0 + t u
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Rectified(Path):
         return self.sigma > 0.0
 
     def __call__(self, x0: Tensor, x1: Tensor, t: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_shapes(x0, x1, t, noise)
         u = x1 - x0
         x = x0 + t * u
         return (x + self.sigma * self._drawn(noise) if self.noisy else x), u
@@ -122,6 +124,7 @@ class VariancePreserving(Path):
     """
 
     def __call__(self, x0: Tensor, x1: Tensor, t: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_shapes(x0, x1, t)
         cos, sin = torch.cos(0.5 * math.pi * t), torch.sin(0.5 * math.pi * t)
         return cos * x0 + sin * x1, 0.5 * math.pi * (cos * x1 - sin * x0)
 
@@ -160,6 +163,7 @@ class SchroedingerBridge(Path):
         return self.margin, 1.0 - self.margin
 
     def __call__(self, x0: Tensor, x1: Tensor, t: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_shapes(x0, x1, t, noise)
         noise, u = self._drawn(noise), x1 - x0
         root = torch.sqrt(t * (1.0 - t))
         return x0 + t * u + self.sigma * root * noise, u + self.sigma * (0.5 - t) / root * noise
@@ -190,6 +194,28 @@ def find_path(path: Any) -> Path:
         hint = f' Did you mean "{close[0]}"?' if close else ""
         raise ValueError(f'No path is called "{path}".{hint} The names: {", ".join(PATHS)}.')
     raise TypeError(f"`path` is a name ({', '.join(PATHS)}) or a path such as ConditionalOT(1e-3), but {path!r} came.")
+
+
+def check_shapes(x0: Tensor, x1: Tensor, t: Tensor, noise: Tensor | None = None) -> None:
+    """Refuse what would broadcast to pairs that nobody meant; for the first lines of a path of one's own.
+
+    Raises:
+        ValueError: ``x0`` or ``noise`` in another shape than ``x1``, or times in another than ``()`` or
+            ``(batch, 1, ..., 1)``.
+    """
+    if x0.shape != x1.shape:
+        raise ValueError(
+            "`x0` and `x1` are events in equal number and shape, (batch, *event), "
+            f"but {tuple(x0.shape)} and {tuple(x1.shape)} came."
+        )
+    if noise is not None and noise.shape != x1.shape:
+        raise ValueError(f"`noise` is in the shape of `x1`, {tuple(x1.shape)}, but {tuple(noise.shape)} came.")
+    if t.dim() and (t.dim() != x1.dim() or any(n not in (1, m) for n, m in zip(t.shape, x1.shape, strict=True))):
+        ones = (1,) * (x1.dim() - 1)
+        raise ValueError(
+            f"`t` is one time, of shape (), or one an event, of shape {(*x1.shape[:1], *ones)}, but {tuple(t.shape)} "
+            f"came. Try t.reshape{(-1, *ones)}."
+        )
 
 
 def _check(name: str, value: float, below: float = math.inf, positive: bool = False) -> None:

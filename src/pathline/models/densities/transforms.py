@@ -175,14 +175,14 @@ def dequantize(x: Tensor, levels: int, generator: torch.Generator | None = None)
     return torch.minimum(x + noise, torch.nextafter(x + 1, x)) / levels
 
 
-def bits_per_dim(log_prob: Tensor, size: int, levels: int = 1) -> Tensor:
+def bits_per_dim(log_prob: Tensor, size: int | Sequence[int], levels: int = 1) -> Tensor:
     r"""Log-densities of dequantised data in bits for each number. *Maturing.*
 
     $$\frac{-\log p + d \log(\text{levels})}{d \log 2}$$
 
     Args:
         log_prob: In nats, of data in the unit interval (behind ``dequantize``).
-        size: Numbers in an event, ``d``.
+        size: Numbers in an event, ``d``, or its shape, such as ``(1, 28, 28)``.
         levels: As in ``dequantize``.
 
     Example:
@@ -191,6 +191,10 @@ def bits_per_dim(log_prob: Tensor, size: int, levels: int = 1) -> Tensor:
         >>> bits_per_dim(torch.tensor(0.0), size=64, levels=16)
         tensor(4.)
     """
-    if size < 1 or levels < 1:
-        raise ValueError(f"`size` and `levels` are at least 1, but {size!r} and {levels!r} came.")
-    return (math.log(levels) - log_prob / size) / math.log(2)
+    shape = (size,) if isinstance(size, int) else tuple(size)
+    if not shape or any(type(n) is not int or n < 1 for n in (*shape, levels)):
+        raise ValueError(
+            f"`size` is the numbers in an event or its shape, and `levels` is 1 or more, but {size!r} and {levels!r} "
+            "came."
+        )
+    return (math.log(levels) - log_prob / math.prod(shape)) / math.log(2)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, MultivariateNormal, Normal, TransformedDistribution
+from torch.distributions import Independent, MultivariateNormal, Normal, TransformedDistribution, Uniform
 
 import pathline
 from pathline import CNF, fields
@@ -376,6 +376,8 @@ REFUSED = {
     "a negative weight": (lambda: squash(regularizers={"kinetic": -1.0}), ValueError, "0 or more"),
     "no mapping": (lambda: squash(regularizers=["kinetic"]), TypeError, "mapping"),
     "a taken name": (lambda: squash(regularizers={"kinetic": (abs, 1.0)}), ValueError, "another name"),
+    "True is no size": (lambda: CNF(linear, True), ValueError, "event_shape.*True"),
+    "no trace in a call": (lambda: squash()(trace="exakt"), ValueError, """'exakt' came. Did you mean "exact".*"""),
     "too much jitter": (lambda: squash(regularizers={"steer": 1.0}), ValueError, "span"),
 }
 
@@ -396,6 +398,52 @@ def test_a_context_that_does_not_fit(rows):
         model(rows).log_prob(torch.zeros(3, 2))
     with pytest.raises(TypeError, match="receives none"):
         model().log_prob(torch.zeros(3, 2))
+
+
+def test_a_row_too_far_out_for_its_base_is_named():
+    model, x = squash(), torch.tensor([[0.0, 1.0], [1e20, 0.0]])
+    for ask in (model().log_prob, model.loss):
+        with pytest.raises(ValueError, match=r"torch.float32 where row 1 of 2 ends, at up to 1e\+20"):
+            ask(x)
+    assert bool(model.double()().log_prob(x.double()).isfinite().all())
+
+
+def test_outside_of_its_support_a_base_has_no_density():
+    base = Independent(Uniform(torch.zeros(2), torch.ones(2), validate_args=False), 1)
+    model = CNF(lambda t, y: torch.zeros_like(y), 2, base=base)
+    assert model().log_prob(torch.tensor([[0.5, 0.5], [2.0, 0.5]])).tolist() == [0.0, -math.inf]
+
+
+@pytest.mark.parametrize("options", [TIGHT, {"method": "rk4", "dt": 0.1}])
+def test_log_densities_under_vmap(options):
+    model, x = trained_like(**options), points(6).reshape(2, 3, 2)
+    flat = model().log_prob(x.reshape(6, 2)).reshape(2, 3)
+    torch.testing.assert_close(torch.func.vmap(model().log_prob)(x), flat, rtol=1e-6, atol=1e-7)
+    score = torch.func.vmap(torch.func.grad(lambda row: model().log_prob(row)))(x[0])
+    y = x[0].clone().requires_grad_()
+    model().log_prob(y).sum().backward()
+    torch.testing.assert_close(score, y.grad, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="`x` is finite, but NaN"):
+        torch.func.vmap(model().log_prob)(x.clone().fill_(math.nan))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_tolerance_below_the_resolution_warns(dtype):
+    model = squash().to(dtype)
+    x = torch.zeros(3, 2, dtype=dtype)
+    with pytest.warns(UserWarning, match=r"resolves 0.00\d, and the tolerance is 1e-05.*model.float"):
+        model().log_prob(x)
+    model.rtol = model.atol = None  # the defaults of the dtype: no warning
+    assert model().log_prob(x).dtype == dtype
+
+
+def test_jitter_beyond_a_learned_end_is_named():
+    model = squash(learn_end=True, regularizers={"steer": 0.5})
+    with torch.no_grad():
+        model.log_stretch.fill_(-1.0)
+    with pytest.raises(ValueError, match=r"`regularizers\['steer'\]`, 0.5, .* `learn_end` has shortened that to 0.368"):
+        model.loss(torch.zeros(3, 2))
+    model.eval().loss(torch.zeros(3, 2))
 
 
 @pytest.mark.parametrize("clock", ["shared", "per-sample"])

@@ -119,3 +119,14 @@ def test_names() -> None:
 def test_options_that_make_no_sense_are_refused(options, message) -> None:
     with pytest.raises(ValueError, match=message):
         Sinkhorn(**options)
+
+
+@pytest.mark.parametrize("coupling", [OptimalTransport(), Sinkhorn()], ids=str)
+def test_numbers_that_are_none_are_refused(coupling) -> None:
+    x0, x1 = torch.randn(4, 2), torch.randn(4, 2)
+    x1[2, 0] = float("nan")
+    with pytest.raises(ValueError, match="`x1` is finite, but of its 4 rows row 2 holds NaN"):
+        coupling(x0, x1)
+    x0[[0, 1]] = float("inf")
+    with pytest.raises(ValueError, match="`x0` is finite, but of its 4 rows rows 0, 1 hold"):
+        coupling(x0, x1)

@@ -147,6 +147,9 @@ def test_what_cannot_be_built_says_so():
         PlanarFlow(2, depth=0)
     with pytest.raises(ValueError, match="A coupling needs two components or more"):
         RealNVP(1)
+    for scale in (-1.0, 0.0, float("inf"), True):
+        with pytest.raises(ValueError, match=f"`scale` is .* a positive number, but {scale} came"):
+            RealNVP(2, scale=scale)
 
 
 def test_a_flow_of_ones_own_is_a_list_of_transforms():
@@ -209,3 +212,13 @@ def test_a_base_in_another_dtype(kind):
     x = flow().sample(5)
     assert x.dtype == flow().log_prob(x).dtype == torch.float32
     torch.testing.assert_close(flow().log_prob(x), same().log_prob(x))
+
+
+def test_a_row_too_far_out_is_named_and_rows_may_be_mapped(flow):
+    x = torch.randn(4, flow.size, dtype=next(flow.parameters()).dtype)
+    torch.testing.assert_close(torch.func.vmap(flow().log_prob)(x), flow().log_prob(x))
+    flow.float()
+    far = x.float()
+    far[2] = 1e20
+    with pytest.raises(ValueError, match="torch.float32 where row 2 of 4 ends"):
+        flow().log_prob(far)

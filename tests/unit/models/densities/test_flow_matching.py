@@ -190,7 +190,7 @@ def test_whole_numbers_have_a_null_of_their_own() -> None:
 
 def test_guidance_weighs_the_context_against_none() -> None:
     context = torch.tensor([[1.0], [2.0], [4.0]])
-    model = FlowMatching(Told(), 2, null=0.5)
+    model = FlowMatching(Told(), 2, null=0.5, drop_context=0.1)
     for weight in (0.0, 1.0, 2.5):
         torch.manual_seed(1)
         x = model.sample((), context, guidance=weight, method="euler", dt=0.25)
@@ -203,7 +203,7 @@ def test_guidance_weighs_the_context_against_none() -> None:
 @pytest.mark.parametrize("clock", ["shared", "per-sample"])
 def test_guided_fields_take_one_time_a_sample(clock) -> None:
     context = torch.tensor([[1.0], [2.0], [4.0]])
-    model = FlowMatching(Told(), 2, clock=clock)
+    model = FlowMatching(Told(), 2, clock=clock, drop_context=0.1)
     torch.manual_seed(1)
     x = model.sample(2, context, guidance=2.0)
     torch.manual_seed(1)
@@ -304,6 +304,44 @@ def test_a_base_in_another_dtype_is_cast() -> None:
     model = FlowMatching(fields.MLP(2, 8, time=True), 2, base=base)
     x = model.sample(5)
     assert x.dtype == model.loss(x).dtype == model().log_prob(x).dtype == torch.float32
+
+
+class Blows(nn.Module):
+    """A rate that ends in finite time where the context is one."""
+
+    def forward(self, t: Tensor, y: Tensor, args: Tensor) -> Tensor:
+        return args * 4 * (1 + y.square())
+
+
+@pytest.mark.parametrize("clock", ["shared", "per-sample"])
+def test_a_draw_that_fails_is_named(clock) -> None:
+    model = FlowMatching(Blows(), 1, clock=clock, max_steps=400)
+    context = torch.tensor([[0.0], [1.0], [0.0], [1.0]])
+    with pytest.raises(pathline.SolveError, match="flow of 4 samples failed: rows 1, 3 fail, and nothing is made up"):
+        model.sample((), context)
+    assert model.sample((), context[::2]).shape == (2, 1)
+
+
+def test_a_context_that_is_never_dropped_or_never_comes() -> None:
+    context = torch.ones(3, 1)
+    with pytest.warns(UserWarning, match=r"`guidance` = 2 asks .* `drop_context` = 0"):
+        FlowMatching(Told(), 2).sample((), context, guidance=2.0, method="euler", dt=0.5)
+    with pytest.raises(ValueError, match="`drop_context` is 0.1, but the batch has no context"):
+        FlowMatching(Told(), 2, drop_context=0.1).loss(torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="`drop_context` is 0.1, but the field takes no context"):
+        FlowMatching(Gaussian(), 2, drop_context=0.1)
+
+
+def test_batch_normalisation_in_the_field_warns() -> None:
+    with pytest.warns(UserWarning, match="holds BatchNorm1d.*GroupNorm"):
+        FlowMatching(fields.with_time(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))), 2)
+
+
+def test_half_precision_warns_of_a_tolerance_it_cannot_keep() -> None:
+    model = FlowMatching(fields.MLP(2, 8, time=True).bfloat16(), 2)
+    with pytest.warns(UserWarning, match="bfloat16 resolves 0.008, and the tolerance is 1e-05"):
+        model.sample(3)
+    assert model.sample(3, method="euler", dt=0.5).dtype == torch.bfloat16
 
 
 def test_what_else_is_refused() -> None:

@@ -105,3 +105,18 @@ def test_names() -> None:
 def test_widths_that_make_no_sense_are_refused(make, message) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("path", EVERY, ids=str)
+def test_shapes_that_would_broadcast_are_refused(path) -> None:
+    x = torch.randn(4, 4)
+    noise = torch.randn_like(x)
+    with pytest.raises(ValueError, match=r"one an event, of shape \(4, 1\), but \(4,\) came. Try t.reshape\(-1, 1\)"):
+        path(x, x, torch.full((4,), 0.5), noise)
+    with pytest.raises(ValueError, match=r"of shape \(4, 1\), but \(3, 1\) came"):
+        path(x, x, torch.full((3, 1), 0.5), noise)
+    with pytest.raises(ValueError, match=r"`x0` and `x1` are events in equal number.*\(4, 4\) and \(1, 4\) came"):
+        path(x, x[:1], torch.tensor(0.5), noise)
+    if path.noisy:
+        with pytest.raises(ValueError, match=r"`noise` is in the shape of `x1`, \(4, 4\), but \(4, 1\) came"):
+            path(x, x, torch.tensor(0.5), noise[:, :1])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, TransformedDistribution, Uniform
 
+from pathline import CNF
 from pathline.models import Logit, Standardize, bits_per_dim, dequantize
 
 X = torch.tensor([[0.001, 0.3], [0.5, 0.9999]], dtype=torch.float64)
@@ -92,6 +93,18 @@ def test_refusals(make, said):
         make()
 
 
-def test_bits_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="at least 1"):
-        bits_per_dim(torch.zeros(1), size=0, levels=17)
+@pytest.mark.parametrize(("size", "levels"), [(0, 17), ((), 17), ((1, 0), 17), (4, 0), (True, 2)])
+def test_bits_of_nothing_are_refused(size, levels):
+    with pytest.raises(ValueError, match="1 or more"):
+        bits_per_dim(torch.zeros(1), size, levels)
+
+
+def test_bits_of_images():
+    """A flow of images that stands still behind a logit, in bits a pixel by the shape of an image."""
+    flow = CNF(lambda t, y: torch.zeros_like(y), (1, 2, 3))
+    density = TransformedDistribution(flow(), [Logit(0.05).inv])
+    x = dequantize(torch.randint(17, (5, 1, 2, 3)), 17)
+    y = Logit(0.05)(x)
+    nats = torch.distributions.Normal(0.0, 1.0).log_prob(y) + Logit(0.05).log_abs_det_jacobian(x, y)
+    wanted = (math.log(17) - nats.flatten(1).mean(1)) / math.log(2)
+    torch.testing.assert_close(bits_per_dim(density.log_prob(x), (1, 2, 3), 17), wanted)

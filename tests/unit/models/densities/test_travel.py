@@ -14,7 +14,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 import pathline
-from pathline import CNF, fields
+from pathline import CNF, FlowMatching, fields
 from pathline.models import load, save
 from pathline.operators import Hutchinson
 
@@ -86,7 +86,7 @@ HALVES = """
 import sys
 import torch
 from torch import nn
-from pathline import CNF, fields
+from pathline import CNF, FlowMatching, fields
 
 class Loss(nn.Module):
     def __init__(self, model):
@@ -106,6 +106,12 @@ for gradient in ("backprop", "checkpointed"):
     wrapped = nn.parallel.DistributedDataParallel(Loss(model))
     wrapped(x[rank::2]).backward()
     found.append([p.grad for p in model.parameters()])
+torch.manual_seed(1)
+model = FlowMatching(fields.ConcatSquash(2, (8, 8)), 2)
+wrapped = nn.parallel.DistributedDataParallel(Loss(model))
+torch.manual_seed(10 + rank)
+wrapped(x[rank::2]).backward()
+found.append([p.grad for p in model.parameters()])
 torch.save(found, out)
 torch.distributed.destroy_process_group()
 """
@@ -131,9 +137,14 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    for gradient, a, b in zip(("backprop", "checkpointed"), first, second, strict=True):
-        model = made(method="rk4", dt=0.25, gradient=gradient)
+    models = [made(method="rk4", dt=0.25, gradient=gradient) for gradient in ("backprop", "checkpointed")]
+    for model in models:
         model.loss(X).backward()
+    models.append(matching := FlowMatching(made().field, 2))
+    for rank in range(2):  # each process draws times and starts of its own
+        torch.manual_seed(10 + rank)
+        (matching.loss(X[rank::2]) / 2).backward()
+    for model, a, b in zip(models, first, second, strict=True):
         for one, two, parameter in zip(a, b, model.parameters(), strict=True):
             assert torch.equal(one, two)  # the mean over two halves is the mean over the batch
             torch.testing.assert_close(one, parameter.grad, rtol=1e-5, atol=1e-7)
