@@ -21,7 +21,9 @@ from benchmarks.growth import growth
 from benchmarks.lotka_volterra import lotka_volterra
 from benchmarks.matching import matching
 from benchmarks.memory import memory
+from benchmarks.recurrent import recurrent
 from benchmarks.rows import Point, Row
+from benchmarks.series_memory import series_memory
 from benchmarks.startup import startup
 from benchmarks.summary import judged
 from benchmarks.training import training
@@ -36,6 +38,8 @@ SECTIONS = {
     "compat": compat,
     "densities": densities,
     "matching": matching,
+    "recurrent": recurrent,
+    "series_memory": series_memory,
     "startup": startup,
 }
 PEERS = ("torchdiffeq", "torchode", "diffrax", "zuko", "torchcfm", "flow_matching")

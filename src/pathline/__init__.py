@@ -16,7 +16,8 @@ _HOMES = {
     "pathline.events": ("Event", "EventRecord"),
     "pathline.gradients": ("GRADIENTS", "Adjoint", "Backprop", "Checkpointed", "Implicit", "Reconstructed"),
     "pathline.hooks": ("Hooks",),
-    "pathline.models": ("CNF", "FlowMatching", "NeuralODE", "ResNet", "load", "save"),
+    "pathline.data": ("Series",),
+    "pathline.models": ("CNF", "FlowMatching", "Latent", "NeuralODE", "ResNet", "load", "save"),
     "pathline.regularizers": ("ControlEffort", "EndTimeJitter", "JacobianNorm", "KineticEnergy"),
     "pathline.saving": ("Save",),
     "pathline.sensitivities": ("sensitivity",),
@@ -68,10 +69,11 @@ if TYPE_CHECKING:
     from pathline._structure import time_like
     from pathline.advising import advise
     from pathline.controllers import PID, FixedStep, Grid
+    from pathline.data import Series
     from pathline.events import Event, EventRecord
     from pathline.gradients import GRADIENTS, Adjoint, Backprop, Checkpointed, Implicit, Reconstructed
     from pathline.hooks import Hooks
-    from pathline.models import CNF, FlowMatching, NeuralODE, ResNet, load, save
+    from pathline.models import CNF, FlowMatching, Latent, NeuralODE, ResNet, load, save
     from pathline.regularizers import ControlEffort, EndTimeJitter, JacobianNorm, KineticEnergy
     from pathline.saving import Save
     from pathline.sensitivities import sensitivity
@@ -128,6 +130,7 @@ __all__ = [
     "Implicit",
     "JacobianNorm",
     "KineticEnergy",
+    "Latent",
     "MaxStepsError",
     "NeuralODE",
     "NewtonError",
@@ -141,6 +144,7 @@ __all__ = [
     "Save",
     "Scipy",
     "Separable",
+    "Series",
     "Solution",
     "SolveError",
     "Stats",

@@ -14,22 +14,32 @@ from pathline.train import Run
 NAMES = (
     "augmented",
     "classify",
+    "clinic",
     "densities",
     "digits_density",
     "evolving_weights",
+    "goku",
     "hare_lynx",
     "images_flow",
+    "irregular",
     "regression",
+    "spirals",
+    "vowels",
 )
 FIGURES = {
     "augmented": {"spheres"},
     "classify": {"overview", "depth"},
+    "clinic": {"patients", "lead"},
     "densities": {"densities", "flows", "race"},
     "digits_density": {"samples", "flow"},
     "evolving_weights": {"kernels"},
+    "goku": {"films"},
     "hare_lynx": {"series", "phase"},
     "images_flow": {"sheet", "price", "way"},
+    "irregular": {"fans", "steps"},
     "regression": {"fit", "adjoint"},
+    "spirals": {"spirals", "rates"},
+    "vowels": {"speakers"},
 }
 
 

@@ -309,8 +309,9 @@ def _inductor(module: torch.fx.GraphModule, mode: Any, options: dict, *, backwar
     on_cpu = all(x.device.type == "cpu" for x in examples if isinstance(x, Tensor))
     ours = {"cpp_wrapper": on_cpu, **options}
     # Inductor's own tanh on the CPU is several times slower than its decomposed form; and whether the processor's
-    # vector instructions work, it would ask a subprocess in every process anew.
-    known = config.patch({"cpp.use_decompose_tanh": True, "cpp.vec_isa_ok": True})
+    # vector instructions work, it would ask a subprocess in every process anew. A step's tensors are contiguous: behind
+    # a convolution that Inductor has laid out anew the next step would not fit.
+    known = config.patch({"cpp.use_decompose_tanh": True, "cpp.vec_isa_ok": True, "layout_optimization": False})
     with tracing(TracingContext(mode)), known, config.patch(ours), torch.no_grad():
         compiled = compile_fx_inner(module, examples, is_backward=backward, cpp_wrapper=ours["cpp_wrapper"])
     return getattr(compiled, "current_callable", None) or compiled

@@ -69,8 +69,9 @@ class CompiledStep:
         """``(n, degree)``: powers of theta."""
         dt, powers = self.t1 - self.t0, self.solver.base._powers
         if isinstance(times, Tensor) or isinstance(dt, Tensor):
-            theta = (torch.as_tensor(times, dtype=torch.float64) - self.t0) / dt
-            return theta.unsqueeze(-1) ** torch.from_numpy(powers)
+            device = self.term.device
+            theta = (torch.as_tensor(times, dtype=torch.float64, device=device) - self.t0) / dt
+            return theta.unsqueeze(-1) ** torch.from_numpy(powers).to(device)
         return torch.from_numpy(self._host_powers(times))
 
     def _host_powers(self, times: Sequence[float]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ class LotkaVolterra(nn.Module):
 
     $$\dot x = a x - b x y, \qquad \dot y = -c y + d x y$$
 
-    The rates are positive: the parameter is their logarithm.
+    The rates are positive: the parameter is their logarithm. Series with rates of their own give them by name,
+    ``args={"growth": a}`` with ``(batch,)`` numbers; the names are ``growth, loss, death, gain``.
 
     Args:
         rates: First values of ``a, b, c, d``: growth of the prey, loss of prey an encounter, death of the predators,
@@ -34,6 +35,8 @@ class LotkaVolterra(nn.Module):
         A. J. Lotka (1925), Elements of Physical Biology. V. Volterra (1926), Fluctuations in the abundance of a
         species considered mathematically.
     """
+
+    names = ("growth", "loss", "death", "gain")
 
     log_rates: Tensor
 
@@ -61,15 +64,25 @@ class LotkaVolterra(nn.Module):
         """The four positive rates ``a, b, c, d``."""
         return self.log_rates.exp()
 
-    def encounters(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def values(self, args: Mapping[str, Tensor] | None = None) -> list[Tensor]:
+        """The four rates; those in ``args`` take the place of the module's own."""
+        own = self.rates.unbind()
+        if args is None:
+            return list(own)
+        for name in args:
+            if name not in self.names:
+                raise ValueError(f"`args` names {name!r}; the rates are {', '.join(self.names)}.")
+        return [args.get(name, rate) for name, rate in zip(self.names, own, strict=True)]
+
+    def encounters(self, y: Tensor, args: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Prey lost and predators gained an encounter."""
-        _, loss, _, gain = self.rates.unbind()
+        _, loss, _, gain = self.values(args)
         return loss, gain
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, t: Tensor, y: Tensor, args: Mapping[str, Tensor] | None = None) -> Tensor:
         """The rate of ``y = (prey, predators)``, shape ``(..., 2)``."""
-        growth, _, death, _ = self.rates.unbind()
-        loss, gain = self.encounters(y)
+        growth, _, death, _ = self.values(args)
+        loss, gain = self.encounters(y, args)
         prey, predators = y.unbind(-1)
         met = prey * predators
         return torch.stack([growth * prey - loss * met, gain * met - death * predators], -1)
@@ -116,9 +129,9 @@ class PredatorPrey(LotkaVolterra):
         self.interaction = interaction
         self.scale = scale
 
-    def encounters(self, y: Tensor) -> tuple[Tensor, Tensor]:
+    def encounters(self, y: Tensor, args: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Prey lost and predators gained an encounter, at the populations ``y``."""
-        loss, gain = super().encounters(y)
+        loss, gain = super().encounters(y, args)
         factors = self.correction(y).exp()
         return loss * factors[..., 0], gain * factors[..., 1]
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import pathline
+from pathline import fields, models
 from pathline.compiled import kernels
 from pathline.compiled.capture import COUNTS
 from pathline.testing import finite_difference, relative_error
@@ -355,3 +356,16 @@ def test_a_graph_holds_the_method_that_it_was_made_for(interpreted):
     del method
     gc.collect()
     assert watched() is not None
+
+
+def test_a_convolution_keeps_the_layout_of_the_state():
+    torch.manual_seed(0)
+    field = fields.ConvField(4, groups=2).double()
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    found = []
+    for compiled in (False, True):
+        model = models.NeuralODE(field, method="rk4", dt=0.25, compile=compiled)
+        y = model(x)
+        found.append([y.detach(), *torch.autograd.grad(y.square().sum(), list(field.parameters()))])
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(plain, fast, rtol=1e-9, atol=1e-9)

@@ -1,0 +1,85 @@
+"""Mean and standard deviation of each channel, kept with the series that they scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Standardization:
+    r"""The map ``x -> (x - mean) / std`` of each channel, and its way back. *Maturing.*
+
+    Args:
+        mean: Of each channel, ``(D,)``.
+        std: Of each channel, ``(D,)``, positive.
+
+    Example:
+        >>> scaling = Standardization(torch.tensor([10.0]), torch.tensor([2.0]))
+        >>> scaling(torch.tensor([[14.0]])), scaling.undo(torch.tensor([[2.0]]))
+        (tensor([[2.]]), tensor([[14.]]))
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mean.shape != self.std.shape or self.mean.dim() != 1 or not bool((self.std > 0).all()):
+            raise ValueError(
+                "A standardization takes `mean` and `std` of one shape (D,), with positive `std`, but "
+                f"{tuple(self.mean.shape)} and {tuple(self.std.shape)} came, the smallest `std` being "
+                f"{float(self.std.min()) if self.std.numel() else 'none'}."
+            )
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """``values`` ``(..., D)`` in units of the standard deviation."""
+        return (values - self.mean.to(values)) / self.std.to(values)
+
+    def undo(self, values: Tensor) -> Tensor:
+        """``values`` ``(..., D)`` back in their own units."""
+        return values * self.std.to(values) + self.mean.to(values)
+
+    def to(self, *args: object, **kwargs: object) -> Standardization:
+        """As ``Tensor.to``."""
+        return Standardization(self.mean.to(*args, **kwargs), self.std.to(*args, **kwargs))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def fitted(values: Tensor, channels: tuple[str, ...]) -> Standardization:
+    """The mean and standard deviation of what is there; a constant channel keeps its unit.
+
+    Raises:
+        ValueError: For a channel without a single value.
+    """
+    return merged([values], channels, values.dtype)
+
+
+def merged(parts: Iterable[Tensor], channels: tuple[str, ...], dtype: torch.dtype) -> Standardization:
+    """As `fitted`, of values ``(N, D)`` that come in parts.
+
+    References:
+        T. F. Chan, G. H. Golub, R. J. LeVeque (1983), Algorithms for computing the sample variance.
+    """
+    count, mean, squares = (torch.zeros(len(channels), dtype=torch.float64) for _ in range(3))
+    for values in parts:
+        wide = values.detach().double()
+        there = ~wide.isnan()
+        many = there.sum(0)
+        middle = wide.nan_to_num(0.0).sum(0) / many.clamp_min(1)
+        spread = torch.where(there, wide - middle, 0.0).square().sum(0)
+        count, mean, squares = (moment.to(wide.device) for moment in (count, mean, squares))
+        step, total = middle - mean, (count + many).clamp_min(1)
+        squares = squares + spread + step.square() * count * many / total
+        mean = torch.where(many > 0, mean + step * many / total, mean)
+        count = count + many
+    if bool((count == 0).any()):
+        empty = [name for name, number in zip(channels, count.tolist(), strict=True) if number == 0]
+        raise ValueError(
+            f"A channel is standardized by its values, but {', '.join(map(repr, empty))} has none in these series. "
+            "Leave the channel out, or pass the `scaling` of other series."
+        )
+    std = (squares / count).sqrt()
+    flat = std <= 1e-12 * mean.abs()  # rounding of a constant leaves a spread that is none
+    return Standardization(mean.to(dtype), torch.where(flat, 1.0, std).to(dtype))

@@ -1,0 +1,765 @@
+"""Irregular multivariate series: ragged rows in one tensor, nothing padded, nothing filled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pathline.data.series import arrays, checking, ragged, views
+from pathline.data.series.batches import collated, shuffled
+from pathline.data.series.scaling import Standardization, fitted
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Series"]
+
+_OF_ROWS = ("times", "values", "inputs", "row_labels")
+_OF_SERIES = ("lengths", "static", "labels", "origin")
+_SHARED = ("channels", "static_names", "input_names", "scaling")
+
+
+class Series:
+    """Irregular series of several channels, all in one tensor, one after the other. *Maturing.*
+
+    Series ``i`` is the rows ``offsets[i]`` to ``offsets[i + 1]``; a row is a time with ``D`` values, of which NaN are
+    missing. Nothing is padded and nothing is filled in: memory and time are linear in the number of rows. A batch is
+    again a ``Series``.
+
+    Most series come from a table (`from_table`), from arrays (`from_arrays`) or from a dict (`from_dict`); these sort
+    out repeated times and empty series. This constructor takes tensors that are right already. A series without rows
+    is allowed here, as the past of a patient before the first visit. Tensors are never written to.
+
+    Args:
+        times: ``(N,)``, strictly increasing within each series; kept in double precision.
+        values: ``(N, D)``, floating; NaN is missing.
+        lengths: ``(n,)``, how many rows each series has.
+        static: ``(n, S)``, what is known of each series at any time; NaN is missing.
+        inputs: ``(N, K)``, what is known at each row: a dose, a control, the weather forecast. No NaN.
+        labels: ``(n, ...)``, one a series.
+        row_labels: ``(N, ...)``, one a row.
+        channels: Names of the ``D`` channels.
+        static_names: Names of the ``S`` static columns.
+        input_names: Names of the ``K`` inputs.
+        ids: Names of the series, ``n`` of them.
+        origin: ``(n,)``, what was subtracted from the times of each series, 0 by default.
+        scaling: How the values were standardized, by default not at all.
+
+    Attributes:
+        offsets: ``(n + 1,)``, where each series begins.
+        rows: ``(N,)``, the number of the series of each row.
+        mask: ``(N, D)``, whether a value was observed.
+
+    Raises:
+        ValueError: For times that are not finite, repeat or decrease, and for shapes that disagree.
+
+    Example:
+        >>> series = Series(
+        ...     times=torch.tensor([0.0, 1.0, 4.0, 0.5, 2.5]),
+        ...     values=torch.tensor([[1.0], [2.0], [float("nan")], [5.0], [6.0]]),
+        ...     lengths=torch.tensor([3, 2]),
+        ... )
+        >>> series
+        Series(2 series of 1 channel (channel 0), 5 rows (2 to 3 a series), 20 % missing, times 0 to 4)
+        >>> series[1].times
+        tensor([0.5000, 2.5000], dtype=torch.float64)
+        >>> series.padded().values[..., 0]
+        tensor([[1., 2., 0.],
+                [5., 6., 0.]])
+        >>> series.before(2.0).lengths
+        tensor([2, 1])
+    """
+
+    times: Tensor
+    values: Tensor
+    lengths: Tensor
+    static: Tensor | None
+    inputs: Tensor | None
+    labels: Tensor | None
+    row_labels: Tensor | None
+    channels: tuple[str, ...]
+    static_names: tuple[str, ...]
+    input_names: tuple[str, ...]
+    ids: np.ndarray | None
+    origin: Tensor
+    scaling: Standardization | None
+
+    def __init__(
+        self,
+        times: Tensor,
+        values: Tensor,
+        lengths: Tensor,
+        *,
+        static: Tensor | None = None,
+        inputs: Tensor | None = None,
+        labels: Tensor | None = None,
+        row_labels: Tensor | None = None,
+        channels: Sequence[str] | None = None,
+        static_names: Sequence[str] | None = None,
+        input_names: Sequence[str] | None = None,
+        ids: Sequence[Any] | np.ndarray | None = None,
+        origin: Tensor | None = None,
+        scaling: Standardization | None = None,
+    ) -> None:
+        self.values = checking.as_floating("values", values)
+        device = self.values.device
+        self.times = checking.as_floating("times", times, torch.float64).to(device)
+        self.lengths = torch.as_tensor(lengths).to(device, torch.int64)
+        if self.times.dim() != 1:
+            raise ValueError(
+                f"`times` are the times of all series one after the other, (N,), but shape {tuple(self.times.shape)} "
+                "came. Series.from_arrays takes a list of arrays, or rectangles (n, T)."
+            )
+        checking.check_lengths(self.lengths, len(self.times))
+        checking.check_rows("values", self.values, len(self.times), "row", dims=2)
+        self.ids = None if ids is None else np.asarray(ids)
+        if self.ids is not None and self.ids.shape != (len(self.lengths),):
+            raise ValueError(f"`ids` has one name a series, {len(self.lengths)}, but shape {self.ids.shape} came.")
+        self.static = self._given("static", static, len(self.lengths), "series", dims=2)
+        self.inputs = self._given("inputs", inputs, len(self.times), "row", dims=2)
+        self.labels = self._given("labels", labels, len(self.lengths), "series")
+        self.row_labels = self._given("row_labels", row_labels, len(self.times), "row")
+        self.channels = checking.names("channel", channels, self.values.shape[1])
+        self.static_names = checking.names("static", static_names, 0 if self.static is None else self.static.shape[1])
+        self.input_names = checking.names("input", input_names, 0 if self.inputs is None else self.inputs.shape[1])
+        start = self.times.new_zeros(len(self.lengths)) if origin is None else torch.as_tensor(origin)
+        self.origin = start.to(device, torch.float64)
+        checking.check_rows("origin", self.origin, len(self.lengths), "series")
+        self.scaling = scaling
+        checking.check_times(
+            self.times,
+            self.rows,
+            self.ids,
+            'Series.from_arrays(..., duplicates="mean") and Series.from_table(..., duplicates="mean") average them.',
+        )
+        if self.inputs is not None:
+            checking.check_known("inputs", self.inputs, self.ids, self.rows)
+
+    def _given(self, name: str, data: Any, count: int, what: str, dims: int | None = None) -> Tensor | None:
+        if data is None:
+            return None
+        tensor = torch.as_tensor(data).to(self.values.device)
+        if dims == 2:
+            tensor = tensor.to(self.values.dtype)
+        checking.check_rows(name, tensor, count, what, dims)
+        return tensor
+
+    # -------------------------------------------------------------------------------------------- where they come from
+    @classmethod
+    def from_table(
+        cls,
+        table: pandas.DataFrame,
+        *,
+        time: str,
+        id: str | None = None,  # noqa: A002 - the word that everybody has in the table
+        values: Sequence[str] | None = None,
+        variable: str | None = None,
+        value: str | None = None,
+        static: Sequence[str] = (),
+        inputs: Sequence[str] = (),
+        labels: str | Sequence[str] | None = None,
+        row_labels: str | Sequence[str] | None = None,
+        duplicates: str = "error",
+        empty: str = "error",
+        unit: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Series:
+        """Series from a ``pandas`` table: wide, a column a channel, or long, a row a single value.
+
+        Rows may come in any order. Empty cells are missing values.
+
+        Args:
+            table: The table.
+            time: The column of times: numbers, or dates where ``unit`` is given.
+            id: The column that says which series a row belongs to; without it the table is one series.
+            values: Of a wide table the columns that are channels; by default every column of numbers that has no other
+                role. Of a long table the variables to take, in this order; by default all, sorted.
+            variable: Of a long table the column that names the channel.
+            value: Of a long table the column of values.
+            static: Columns that say something of the whole series, constant in each.
+            inputs: Columns that are known at each row (wide tables).
+            labels: The column, or columns, of labels of the series, constant in each.
+            row_labels: The column, or columns, of labels of the rows (wide tables).
+            duplicates: For two values of one channel at one time: ``"error"``, ``"mean"``, ``"first"`` or ``"last"``.
+            empty: For series without a value: ``"error"``, ``"drop"`` or ``"keep"``.
+            unit: ``"seconds"``, ``"minutes"``, ``"hours"``, ``"days"``, ``"weeks"`` or ``"years"`` (of 365.25 days):
+                turns dates into numbers, counted from 1970-01-01.
+            dtype: Of values, static and inputs; by default torch's default type.
+
+        Raises:
+            TypeError: For text where numbers are wanted.
+            ValueError: For a column that the table lacks (with the closest name), missing or repeated times, series
+                without values, or columns that change where they should be constant.
+
+        Example:
+            >>> import pandas
+            >>> table = pandas.DataFrame(
+            ...     {"patient": ["a", "a", "b"], "day": [0, 30, 5], "bili": [1.1, None, 0.7], "age": [58, 58, 41]}
+            ... )
+            >>> series = Series.from_table(table, id="patient", time="day", values=["bili"], static=["age"])
+            >>> series.values[:, 0], series.static[:, 0]
+            (tensor([1.1000,    nan, 0.7000]), tensor([58., 41.]))
+            >>> long = pandas.DataFrame(
+            ...     {"id": [1, 1, 1], "day": [0, 0, 9], "test": ["hdl", "chol", "hdl"], "value": [60, 180, 55]}
+            ... )
+            >>> series = Series.from_table(long, id="id", time="day", variable="test", value="value")
+            >>> series.channels, series.values
+            (('chol', 'hdl'), tensor([[180.,  60.],
+                    [ nan,  55.]]))
+        """
+        from pathline.data.series.tables import read
+
+        roles = {"values": values, "static": static, "inputs": inputs, "labels": labels, "row_labels": row_labels}
+        return read(cls, table, time, id, roles, (variable, value), duplicates, empty, unit, dtype)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        times: Any,
+        values: Any,
+        *,
+        sort: bool = False,
+        duplicates: str = "error",
+        empty: str = "error",
+        dtype: torch.dtype | None = None,
+        **more: Any,
+    ) -> Series:
+        """Series from a list of arrays, or from rectangles.
+
+        Args:
+            times: A list of ``(T_i,)``; or ``(T,)``, the times of all series; or ``(n, T)``.
+            values: A list of ``(T_i, D)`` or, for one channel, ``(T_i,)``; or ``(n, T, D)``. NaN is missing.
+            sort: Sort each series by its times; without it, times that decrease are an error.
+            duplicates: For a repeated time: ``"error"``, ``"mean"``, ``"first"`` or ``"last"`` (of each channel).
+            empty: For series without a value: ``"error"``, ``"drop"`` or ``"keep"``.
+            dtype: Of values, static and inputs; by default that of tensors, and torch's default type otherwise.
+            **more: ``static``, ``labels``, ``ids``, ``channels``, ... as `Series` takes them; ``inputs`` and
+                ``row_labels`` in the layout of ``values``.
+
+        Raises:
+            ValueError: For shapes that disagree, and for times and series as above.
+
+        Example:
+            >>> series = Series.from_arrays([[0.0, 1.0], [0.0, 0.3, 0.9]], [[1.0, 2.0], [3.0, 4.0, 5.0]])
+            >>> series.lengths
+            tensor([2, 3])
+            >>> Series.from_arrays(torch.linspace(0, 1, 5), torch.randn(10, 5, 3))
+            Series(10 series of 3 channels (channel 0, channel 1, channel 2), 50 rows (5 a series), times 0 to 1)
+        """
+        return arrays.read(cls, times, values, sort, duplicates, empty, dtype, more)
+
+    @classmethod
+    def from_dict(cls, series: Mapping[Any, Any], *, duplicates: str = "error", **more: Any) -> Series:
+        """Series from ``{id: (times, values)}``, or ``{id: {channel: (times, values)}}`` with times of each channel.
+
+        Args:
+            series: For each series its times ``(T_i,)`` and values ``(T_i, D)``; or for each of its channels times and
+                values ``(T,)``. A channel may be absent.
+            duplicates: As for `from_arrays`.
+            **more: As for `from_arrays`.
+
+        Example:
+            >>> series = Series.from_dict({"left": {"hr": ([0, 1], [60, 64]), "bp": ([0.5], [120])}})
+            >>> series.channels, series.times
+            (('bp', 'hr'), tensor([0.0000, 0.5000, 1.0000], dtype=torch.float64))
+        """
+        return arrays.read_dict(cls, series, duplicates, more)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Series]) -> Series:
+        """The series of all ``parts``, one after the other."""
+        return _joined(cls, list(parts))
+
+    @classmethod
+    def collate(cls, items: Any) -> Any:
+        """The ``collate_fn`` of a ``DataLoader`` over series, or over tuples and dicts that contain series.
+
+        Example:
+            >>> series = Series.from_arrays(torch.linspace(0, 1, 5), torch.randn(10, 5, 3))
+            >>> loader = torch.utils.data.DataLoader(series, batch_size=4, collate_fn=Series.collate)
+            >>> [len(batch) for batch in loader]
+            [4, 4, 2]
+        """
+        return collated(cls, items)
+
+    def _new(self, **changes: Any) -> Series:
+        """A copy that shares what did not change. Nothing is checked: what a series yields is a series."""
+        copy = object.__new__(type(self))
+        for name in (*_OF_ROWS, *_OF_SERIES, *_SHARED, "ids"):
+            setattr(copy, name, changes[name] if name in changes else getattr(self, name))
+        return copy
+
+    # -------------------------------------------------------------------------------------------- what can be read off
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        return ragged.offsets_of(self.lengths)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        return ragged.rows_of(self.lengths, len(self.times))
+
+    @property
+    def mask(self) -> Tensor:
+        return ~self.values.isnan()
+
+    @cached_property
+    def places(self) -> Tensor:
+        """The number of each row in its series, ``(N,)``: 0 for the first."""
+        return ragged.places(self.rows, self.offsets)
+
+    @cached_property
+    def gaps(self) -> Tensor:
+        """The time since the row before in the same series, ``(N,)``; 0 for the first."""
+        step = torch.cat([self.times.new_zeros(min(1, len(self.times))), self.times.diff()])
+        return torch.where(self.places == 0, 0.0, step)
+
+    @property
+    def starts(self) -> Tensor:
+        """The first time of each series, ``(n,)``; NaN where it has no rows."""
+        return self._edge(self.offsets[:-1])
+
+    @property
+    def ends(self) -> Tensor:
+        """The last time of each series, ``(n,)``; NaN where it has no rows."""
+        return self._edge(self.offsets[1:] - 1)
+
+    def _edge(self, index: Tensor) -> Tensor:
+        if not len(self.times):
+            return self.times.new_full((len(self),), torch.nan)
+        return torch.where(self.lengths > 0, self.times[index.clamp(0, len(self.times) - 1)], torch.nan)
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.values.dtype
+
+    def __repr__(self) -> str:
+        return _described(self)
+
+    # ---------------------------------------------------------------------------------------------- some of the series
+    def __getitem__(self, index: Any) -> Series:
+        if isinstance(index, slice) and index.step in (None, 1):
+            start, stop, _ = index.indices(len(self))
+            return self._slice(start, max(start, stop))
+        return self._select(self._numbers(index))
+
+    def __getitems__(self, index: Sequence[int]) -> Series:
+        return self[index]
+
+    def __iter__(self) -> Iterator[Series]:
+        return (self[i] for i in range(len(self)))
+
+    def _numbers(self, index: Any) -> Tensor:
+        if isinstance(index, slice):
+            return torch.arange(len(self), device=self.device)[list(range(*index.indices(len(self))))]
+        if isinstance(index, int | np.integer):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"There are {len(self)} series, but number {index} was asked for.")
+            return torch.tensor([index % len(self)], device=self.device)
+        chosen = torch.as_tensor(index, device=self.device)
+        if chosen.numel() == 0 and chosen.dtype != torch.bool:
+            chosen = chosen.long()
+        if chosen.dim() != 1 or chosen.is_floating_point() or chosen.is_complex():
+            raise TypeError(
+                "Series are chosen by a number, a slice, numbers (m,), or booleans (n,), but "
+                f"{type(index).__name__} of shape {tuple(chosen.shape)} and {chosen.dtype} came."
+            )
+        if chosen.dtype == torch.bool and len(chosen) != len(self):
+            raise IndexError(f"There are {len(self)} series, but {len(chosen)} booleans came.")
+        return torch.arange(len(self), device=self.device)[chosen]
+
+    def by_id(self, *ids: Any) -> Series:
+        """The series of these names, in this order.
+
+        Raises:
+            ValueError: For a name that no series has, or series without names.
+
+        Example:
+            >>> series = Series.from_dict({"ann": ([0, 1], [5.0, 6.0]), "bob": ([0], [7.0])})
+            >>> series.by_id("bob").values
+            tensor([[7.]])
+        """
+        if self.ids is None:
+            raise ValueError("These series have no names. Pass `ids`, or choose by number: series[3].")
+        number = {name: i for i, name in enumerate(self.ids.tolist())}
+        checking.check_ids(ids, number)
+        return self[[number[name] for name in ids]]
+
+    def _select(self, numbers: Tensor) -> Series:
+        rows, lengths = ragged.rows_at(self.offsets, numbers)
+        changes = {name: _at(getattr(self, name), rows) for name in _OF_ROWS}
+        changes |= {name: _at(getattr(self, name), numbers) for name in _OF_SERIES}
+        ids = None if self.ids is None else self.ids[numbers.cpu().numpy()]
+        return self._new(**changes | {"lengths": lengths, "ids": ids})
+
+    def _slice(self, start: int, stop: int) -> Series:
+        first, last = int(self.offsets[start]), int(self.offsets[stop])
+        changes = {name: _at(getattr(self, name), slice(first, last)) for name in _OF_ROWS}
+        changes |= {name: _at(getattr(self, name), slice(start, stop)) for name in _OF_SERIES}
+        return self._new(**changes, ids=None if self.ids is None else self.ids[start:stop])
+
+    def split(
+        self, parts: Sequence[float] = (0.8, 0.1, 0.1), generator: torch.Generator | None = None
+    ) -> tuple[Series, ...]:
+        """Shuffle the series and deal them out: whole series, never their rows.
+
+        Args:
+            parts: Fractions with the sum 1, or counts with the sum n.
+            generator: Of the shuffle; on the CPU.
+
+        Raises:
+            ValueError: For another sum, or a part without a series.
+
+        Example:
+            >>> series = Series.from_arrays(torch.linspace(0, 1, 5), torch.randn(10, 5, 1))
+            >>> [len(part) for part in series.split((0.7, 0.3), torch.Generator().manual_seed(0))]
+            [7, 3]
+        """
+        ends = _ends(parts, len(self))
+        order = torch.randperm(len(self), generator=generator)
+        return tuple(self[order[a:b]] for a, b in zip([0, *ends[:-1]], ends, strict=True))
+
+    # ------------------------------------------------------------------------------------------------ some of the rows
+    def keep(self, rows: Tensor) -> Series:
+        """The rows where ``rows``, booleans ``(N,)``, is true; all series stay, some perhaps without a row."""
+        chosen = torch.as_tensor(rows, device=self.device)
+        if chosen.dtype != torch.bool or chosen.shape != self.times.shape:
+            raise ValueError(
+                f"`keep` takes booleans, one a row, ({len(self.times)},), but {chosen.dtype} of shape "
+                f"{tuple(chosen.shape)} came. Series are chosen by series[...]."
+            )
+        changes = {name: _at(getattr(self, name), chosen) for name in _OF_ROWS}
+        return self._new(**changes, lengths=ragged.count_rows(self.rows[chosen], len(self)))
+
+    def observed(self) -> Series:
+        """Without the rows in which nothing was observed."""
+        return self.keep(self.mask.any(1))
+
+    def before(self, t: float | Tensor) -> Series:
+        """The rows with ``times < t``, for a number or one time a series, ``(n,)``."""
+        return self.keep(self.times < self._of_each("t", t))
+
+    def after(self, t: float | Tensor) -> Series:
+        """The rows with ``times >= t``: with `before` the whole."""
+        return self.keep(self.times >= self._of_each("t", t))
+
+    def between(self, start: float | Tensor, stop: float | Tensor) -> Series:
+        """The rows with ``start <= times < stop``, for numbers or one time a series, ``(n,)``."""
+        after = self.times >= self._of_each("start", start)
+        return self.keep(after & (self.times < self._of_each("stop", stop)))
+
+    def first(self, count: int | Tensor) -> Series:
+        """The first rows of each series, ``count`` or, of shape ``(n,)``, as many as it says; fewer where it is short.
+
+        ``series.first(series.lengths - 3)`` leaves out the last three rows of each.
+        """
+        return self.keep(self.places < self._of_each("count", count))
+
+    def last(self, count: int | Tensor) -> Series:
+        """The last rows of each series, as in `first`."""
+        return self.keep(self.places >= self.lengths[self.rows] - self._of_each("count", count))
+
+    def thin(self, keep: float | Tensor, generator: torch.Generator | None = None) -> Series:
+        """Random rows of each series, drawn without replacement; they stay in their order.
+
+        Args:
+            keep: A fraction above 0 and up to 1, of which each series keeps at least one row; or a count from 1 on; or
+                counts ``(n,)``.
+            generator: Of the choice; on the CPU.
+
+        Raises:
+            ValueError: For a count that a series does not have.
+
+        Example:
+            >>> series = Series.from_arrays(torch.linspace(0, 1, 6), torch.randn(2, 6, 1))
+            >>> series.thin(0.5, torch.Generator().manual_seed(0)).lengths
+            tensor([3, 3])
+        """
+        wanted = self._wanted(keep)
+        draws = torch.rand(len(self.times), generator=generator, dtype=torch.float64).to(self.device)
+        order = (self.rows + draws).argsort()  # shuffles each series within its own rows
+        ranks = torch.empty_like(order)
+        ranks[order] = self.places
+        return self.keep(ranks < wanted[self.rows])
+
+    def _wanted(self, keep: float | Tensor) -> Tensor:
+        if isinstance(keep, float):
+            if not 0.0 < keep <= 1.0:
+                raise ValueError(f"`keep` is a fraction above 0 and up to 1, or a count such as 30, but {keep} came.")
+            return torch.minimum((keep * self.lengths).round().long().clamp_min(1), self.lengths)
+        wanted = torch.as_tensor(keep, device=self.device).expand(len(self))
+        short = (wanted > self.lengths).nonzero()
+        if len(short) or bool((wanted < 0).any()):
+            which = int(short[0]) if len(short) else int((wanted < 0).nonzero()[0])
+            raise ValueError(
+                f"`keep` asks {checking.name_of(which, self.ids)} for {int(wanted[which])} rows, but it has "
+                f"{int(self.lengths[which])}. Take a fraction, or series[series.lengths >= count]."
+            )
+        return wanted
+
+    def _of_each(self, name: str, value: float | Tensor) -> float | Tensor:
+        """A number, or the entry of each row's series."""
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            return value
+        if value.shape != self.lengths.shape:
+            raise ValueError(
+                f"`{name}` is a number or one entry a series, ({len(self)},), but shape {tuple(value.shape)} came."
+            )
+        return value.to(self.device)[self.rows]
+
+    # ----------------------------------------------------------------------------------------------------- other units
+    def standardized(self, scaling: Standardization | None = None) -> Series:
+        """Each channel with mean 0 and standard deviation 1 over the values that are there.
+
+        The map is kept in ``scaling``, so that other series are scaled alike and results are scaled back.
+
+        Args:
+            scaling: That of other series, such as the training part; by default fitted to these.
+
+        Raises:
+            ValueError: For series that are standardized already, or a channel without values.
+
+        Example:
+            >>> train = Series.from_arrays([[0.0, 1.0]], [[10.0, 14.0]]).standardized()
+            >>> train.values[:, 0], train.unscale(torch.tensor([[0.5]]))
+            (tensor([-1.,  1.]), tensor([[13.]]))
+            >>> test = Series.from_arrays([[0.0]], [[16.0]]).standardized(train.scaling)
+            >>> test.values
+            tensor([[2.]])
+        """
+        if self.scaling is not None:
+            raise ValueError(
+                "These series are standardized already. Start from series.unstandardized(), or scale the original."
+            )
+        chosen = fitted(self.values, self.channels) if scaling is None else scaling
+        if chosen.mean.shape != (len(self.channels),):
+            raise ValueError(
+                f"`scaling` has {len(chosen.mean)} channels, but the series have {len(self.channels)}: "
+                f"{', '.join(self.channels)}."
+            )
+        return self._new(values=chosen(self.values), scaling=chosen)
+
+    def unstandardized(self) -> Series:
+        """The series in the units they had."""
+        return self._new(values=self.unscale(self.values), scaling=None)
+
+    def unscale(self, values: Tensor) -> Tensor:
+        """``values`` ``(..., D)``, such as a prediction, in the units before `standardized`; as they are without it."""
+        return values if self.scaling is None else self.scaling.undo(values)
+
+    def shifted(self, origin: float | Tensor | None = None) -> Series:
+        """Each series with its own time origin; what is subtracted is added to ``origin``.
+
+        Args:
+            origin: The new zero, a number or one a series, ``(n,)``, by default each series' first time.
+
+        Example:
+            >>> series = Series.from_arrays([[3.0, 4.0], [7.0]], [[1.0, 2.0], [3.0]]).shifted()
+            >>> series.times, series.origin
+            (tensor([0., 1., 0.], dtype=torch.float64), tensor([3., 7.], dtype=torch.float64))
+        """
+        zero = self.starts.nan_to_num(0.0) if origin is None else torch.as_tensor(origin, dtype=torch.float64)
+        zero = zero.to(self.device).expand(len(self))
+        return self._new(times=self.times - zero[self.rows], origin=self.origin + zero)
+
+    def carried_forward(self) -> Series:
+        """Each missing value replaced by the last one before it in the same series and channel, where there is one.
+
+        That is a way of forecasting, and a simple one to beat, rather than a way of preparing data.
+
+        Example:
+            >>> series = Series.from_arrays([[0.0, 1.0, 2.0], [0.0, 1.0]], [[1.0, None, 3.0], [None, 5.0]])
+            >>> series.carried_forward().values[:, 0]
+            tensor([1., 1., 3., nan, 5.])
+        """
+        return self._new(values=ragged.carried_forward(self.values, self.offsets[:-1][self.rows]))
+
+    def with_values(self, values: Tensor, channels: Sequence[str] | None = None) -> Series:
+        """Other values ``(N, D')`` at the same rows: a transform of these, or a prediction."""
+        checking.check_rows("values", values, len(self.times), "row", dims=2)
+        same = values.shape[1] == len(self.channels)
+        names = self.channels if channels is None and same else checking.names("channel", channels, values.shape[1])
+        return self._new(values=values, channels=names, scaling=self.scaling if same else None)
+
+    def to(
+        self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None, **more: Any
+    ) -> Series:
+        """On another device, or with values, static and inputs in another type; times stay in double precision."""
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        device = self.device if device is None else device
+
+        def moved(tensor: Tensor | None, cast: bool) -> Tensor | None:
+            return None if tensor is None else tensor.to(device=device, dtype=dtype if cast else None, **more)
+
+        changes = {name: moved(getattr(self, name), False) for name in (*_OF_ROWS, *_OF_SERIES)}
+        changes |= {name: moved(getattr(self, name), True) for name in ("values", "inputs", "static")}
+        scaling = None if self.scaling is None else self.scaling.to(device=device, dtype=dtype)
+        return self._new(**changes, scaling=scaling)
+
+    def pin_memory(self) -> Series:
+        """In page-locked memory, from which copies to a GPU need not wait."""
+        tensors = {name: getattr(self, name) for name in (*_OF_ROWS, *_OF_SERIES)}
+        return self._new(**{name: None if t is None else t.pin_memory() for name, t in tensors.items()})
+
+    # ------------------------------------------------------------------------------------------------------ rectangles
+    def padded(self) -> views.Padded:
+        """The rows as a rectangle, by their number in the series: ``.times .values .mask .present``."""
+        return views.padded(self.times, self.values, self.inputs, self.lengths, self.rows, self.places)
+
+    def union(self) -> views.Union:
+        """The rows as a rectangle over all distinct times: ``.times .values .mask .present .index``."""
+        return views.union(self.times, self.values, self.inputs, len(self), self.rows)
+
+    def align(self, tensor: Tensor) -> Tensor:
+        """What stands at the rows in a rectangle ``(n, L, ...)`` or ``(n, T, ...)``, as ``(N, ...)``.
+
+        Raises:
+            ValueError: For a shape that is neither's.
+        """
+        longest = int(self.lengths.max()) if len(self) else 0
+        if tensor.shape[:2] == (len(self), longest):
+            shared = torch.unique(self.times)
+            if len(shared) == longest and bool((self.lengths < longest).any()):
+                raise ValueError(
+                    "The padded and the union view of these series have the same shape, so `align` cannot tell which "
+                    "this is. Use series.padded().align(...) or series.union().align(...)."
+                )
+            return tensor[self.rows, self.places]
+        distinct, index = torch.unique(self.times, return_inverse=True)
+        if tensor.shape[:2] != (len(self), len(distinct)):
+            raise ValueError(
+                f"`align` takes a tensor of shape ({len(self)}, {longest}, ...), as padded() has, or "
+                f"({len(self)}, {len(distinct)}, ...), as union() has, but {tuple(tensor.shape)} came."
+            )
+        return tensor[self.rows, index]
+
+    # ----------------------------------------------------------------------------------------------- batches and files
+    def batches(self, size: int, seed: int = 0, drop_last: bool = False) -> Callable[[int], Series]:
+        """Shuffled batches as a pure function of the step, for `fit`; every epoch has its own permutation.
+
+        Among several processes each batch is dealt out by rank.
+
+        Args:
+            size: Series in a batch, over all processes.
+            seed: Of the permutations.
+            drop_last: Leave out the smaller batch at the end of an epoch.
+
+        Example:
+            >>> series = Series.from_arrays(torch.linspace(0, 1, 5), torch.randn(10, 5, 1))
+            >>> batch = series.batches(size=4)
+            >>> [len(batch(step)) for step in range(3)]
+            [4, 4, 2]
+        """
+        return shuffled(self, size, seed, drop_last)
+
+    def to_table(self, *, original: bool = True) -> pandas.DataFrame:
+        """A wide ``pandas`` table: ``id``, ``time``, a column a channel, inputs, static columns and labels.
+
+        Args:
+            original: In the units of the beginning: the origins added to the times, the scaling undone.
+        """
+        from pathline.data.series.tables import write
+
+        return write(self, original)
+
+    def to_parquet(self, path: str | Path, *, rows_per_group: int = 65_536) -> None:
+        """Write a Parquet file with one row a series; `read_parquet` gives back the same series, bit for bit.
+
+        Args:
+            path: The file.
+            rows_per_group: About how many rows a group of series has; `SeriesFile` reads one group at a time.
+        """
+        from pathline.data.series.files import write
+
+        write(path, [self], rows_per_group)
+
+    @classmethod
+    def read_parquet(cls, path: str | Path) -> Series:
+        """The series of a file that `to_parquet` wrote."""
+        from pathline.data.series.files import SeriesFile
+
+        return SeriesFile(path).read()
+
+
+def _at(tensor: Tensor | None, index: Any) -> Tensor | None:
+    return None if tensor is None else tensor[index]
+
+
+def _ends(parts: Sequence[float], count: int) -> list[int]:
+    """Where each part ends."""
+    if all(isinstance(part, int) and not isinstance(part, bool) for part in parts) and sum(parts) == count:
+        ends = np.cumsum(parts).tolist()
+    elif abs(sum(parts) - 1.0) < 1e-6:
+        ends = [round(count * end) for end in np.cumsum(parts).tolist()]
+    else:
+        raise ValueError(
+            f"`parts` are fractions with the sum 1, or counts with the sum {count}, the number of series, but "
+            f"{tuple(parts)} came, with the sum {sum(parts):g}."
+        )
+    if any(a >= b for a, b in zip([0, *ends[:-1]], ends, strict=True)):
+        raise ValueError(f"Each of the `parts` has at least one of the {count} series, but {tuple(parts)} came.")
+    return ends
+
+
+def _joined(kind: type[Series], parts: list[Series]) -> Series:
+    if not parts:
+        raise ValueError("`Series.cat` takes at least one part, but an empty list came.")
+    first = parts[0]
+    for part in parts[1:]:
+        for what, names in (("channels",) * 2, ("static columns", "static_names"), ("inputs", "input_names")):
+            ours, theirs = getattr(first, names), getattr(part, names)
+            if ours != theirs and ours and theirs:
+                raise ValueError(
+                    f"Series of the same {what} are joined, but {', '.join(ours)} and {', '.join(theirs)} came."
+                )
+        if not _same_scaling(part.scaling, first.scaling):
+            raise ValueError(
+                "Series that were standardized alike are joined. Use series.standardized(scaling) with one scaling."
+            )
+    changes = {name: _cat(name, [getattr(part, name) for part in parts]) for name in (*_OF_ROWS, *_OF_SERIES)}
+    ids = None if any(part.ids is None for part in parts) else np.concatenate([part.ids for part in parts])  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return first._new(**changes, ids=ids)  # pyright: ignore[reportPrivateUsage]
+
+
+def _cat(name: str, tensors: list[Tensor | None]) -> Tensor | None:
+    there = [tensor for tensor in tensors if tensor is not None]
+    if there and len(there) < len(tensors):
+        raise ValueError(f"Either all parts have `{name}` or none, but {len(there)} of {len(tensors)} have them.")
+    return torch.cat(there) if there else None
+
+
+def _same_scaling(a: Standardization | None, b: Standardization | None) -> bool:
+    if a is b:
+        return True
+    return a is not None and b is not None and torch.equal(a.mean, b.mean) and torch.equal(a.std, b.std)
+
+
+def _described(series: Series) -> str:
+    names = series.channels if len(series.channels) <= 4 else (*series.channels[:3], "...")
+    plural = "" if len(series.channels) == 1 else "s"
+    text = f"{len(series)} series of {len(series.channels)} channel{plural} ({', '.join(names)}), "
+    text += f"{len(series.times)} rows"
+    if len(series.times):
+        low, high = int(series.lengths.min()), int(series.lengths.max())
+        text += f" ({low} a series)" if low == high else f" ({low} to {high} a series)"
+        missing = 100 * float(series.values.isnan().double().mean())
+        text += f", {missing:.2g} % missing" if missing else ""
+        text += f", times {float(series.times.min()):.6g} to {float(series.times.max()):.6g}"
+    for name in ("static", "inputs", "labels", "row_labels"):
+        tensor = getattr(series, name)
+        text += "" if tensor is None else f", {name} {tuple(tensor.shape)}"
+    text += ", standardized" if series.scaling is not None else ""
+    return f"Series({text})"

@@ -1,0 +1,111 @@
+"""Ragged rows seen as rectangles: by their number in the series, or by their time among all times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Row ``j`` of each series stands in column ``j``; short series end early. *Maturing.*
+
+    Attributes:
+        times: ``(n, L)``; after the end of a series its last time goes on, so that no gap appears there.
+        values: ``(n, L, D)``, 0 where nothing was observed.
+        mask: ``(n, L, D)``, whether a value was observed.
+        present: ``(n, L)``, whether the series has a row here.
+        inputs: ``(n, L, K)``, 0 beyond the end, or None.
+        series: ``(N,)``, the series of each row.
+        index: ``(N,)``, the column of each row.
+    """
+
+    times: Tensor
+    values: Tensor
+    mask: Tensor
+    present: Tensor
+    inputs: Tensor | None
+    series: Tensor
+    index: Tensor
+
+    def align(self, tensor: Tensor, *, time_first: bool = False) -> Tensor:
+        """The entries ``(n, L, ...)``, or ``(L, n, ...)``, that belong to the rows, as ``(N, ...)``."""
+        return _aligned(self, tensor, time_first)
+
+
+@dataclass(frozen=True)
+class Union:
+    """Each distinct time of all the series has its column. *Maturing.*
+
+    The rectangle has ``n T D`` entries, and with times of its own in each series ``T`` is as long as all the rows: it
+    is a view for batches.
+
+    Attributes:
+        times: ``(T,)``, increasing.
+        values: ``(n, T, D)``, 0 where nothing was observed.
+        mask: ``(n, T, D)``, whether a value was observed.
+        present: ``(n, T)``, whether the series has a row at this time.
+        inputs: ``(n, T, K)``, 0 where the series has no row, or None.
+        series: ``(N,)``, the series of each row.
+        index: ``(N,)``, the column of each row.
+    """
+
+    times: Tensor
+    values: Tensor
+    mask: Tensor
+    present: Tensor
+    inputs: Tensor | None
+    series: Tensor
+    index: Tensor
+
+    def align(self, tensor: Tensor, *, time_first: bool = False) -> Tensor:
+        """The entries ``(n, T, ...)``, or ``(T, n, ...)`` as a solve returns them, of the rows, as ``(N, ...)``."""
+        return _aligned(self, tensor, time_first)
+
+
+def _aligned(view: Padded | Union, tensor: Tensor, time_first: bool) -> Tensor:
+    shape = tuple(view.present.shape)
+    wanted = shape[::-1] if time_first else shape
+    if tuple(tensor.shape[:2]) != wanted:
+        order = "times first" if time_first else "series first"
+        raise ValueError(
+            f"`align` takes a tensor whose shape begins with {wanted} ({order}), but {tuple(tensor.shape)} came."
+        )
+    return tensor[view.index, view.series] if time_first else tensor[view.series, view.index]
+
+
+def laid_out(
+    values: Tensor, inputs: Tensor | None, series: Tensor, index: Tensor, shape: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Values, mask, presence and inputs of the rows in a rectangle."""
+    observed = ~values.isnan()
+    filled = values.new_zeros(*shape, *values.shape[1:]).index_put((series, index), values.nan_to_num(0.0))
+    mask = observed.new_zeros(*shape, *values.shape[1:]).index_put((series, index), observed)
+    present = observed.new_zeros(shape)
+    present[series, index] = True
+    given = None if inputs is None else inputs.new_zeros(*shape, inputs.shape[1]).index_put((series, index), inputs)
+    return filled, mask, present, given
+
+
+def padded(
+    times: Tensor, values: Tensor, inputs: Tensor | None, lengths: Tensor, series: Tensor, index: Tensor
+) -> Padded:
+    """The rows by their number in the series."""
+    shape = len(lengths), int(lengths.max()) if len(lengths) else 0
+    clock = times.new_zeros(shape)
+    clock[series, index] = times
+    if shape[1]:
+        last = (lengths - 1).clamp_min(0)
+        # the entry in the last column that the series has, repeated behind it
+        columns = torch.minimum(torch.arange(shape[1], device=times.device).expand(shape), last[:, None])
+        clock = clock.gather(1, columns)
+    return Padded(clock, *laid_out(values, inputs, series, index, shape), series, index)
+
+
+def union(times: Tensor, values: Tensor, inputs: Tensor | None, count: int, series: Tensor) -> Union:
+    """The rows by their time among all times."""
+    distinct, index = torch.unique(times, sorted=True, return_inverse=True)
+    shape = count, len(distinct)
+    return Union(distinct, *laid_out(values, inputs, series, index, shape), series, index)

@@ -1,0 +1,222 @@
+"""Equations that are known, with quantities that may not be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Quantity:
+    r"""A named number of an equation, with bounds that no update and no inference leaves. *Maturing.*
+
+    A free number $r$ becomes the quantity: $r$ itself without bounds, $\text{low} + \mathrm{softplus}(r)$ with a lower
+    one, $\text{low} + (\text{high} - \text{low})\,\sigma(r)$ with both.
+
+    Args:
+        low: Lower bound.
+        high: Upper bound; it needs a lower one.
+        unit: For people.
+
+    Raises:
+        ValueError: Bounds that are no interval.
+
+    Example:
+        >>> import torch
+        >>> from pathline.fields.physics import Pendulum
+        >>> round(Pendulum.length.bounded(torch.tensor(0.0)).item(), 3)
+        0.693
+    """
+
+    def __init__(self, low: float = -math.inf, high: float = math.inf, *, unit: str = "") -> None:
+        if not low < high or (math.isinf(low) and not math.isinf(high)):
+            raise ValueError(f"`low` is below `high`, and there is no `high` without it, but {low} and {high} came.")
+        self.low, self.high, self.unit = low, high, unit
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, module: None, owner: type) -> Quantity: ...
+    @overload
+    def __get__(self, module: Known, owner: type) -> Tensor: ...
+    def __get__(self, module: Known | None, owner: type) -> Quantity | Tensor:
+        return self if module is None else module.value(self.name)
+
+    def bounded(self, raw: Tensor) -> Tensor:
+        """The quantity that belongs to a free number."""
+        if math.isinf(self.low):
+            return raw
+        if math.isinf(self.high):
+            return self.low + F.softplus(raw)
+        return self.low + (self.high - self.low) * torch.sigmoid(raw)
+
+    def free(self, value: Tensor) -> Tensor:
+        """The free number that belongs to a quantity inside the bounds."""
+        if math.isinf(self.low):
+            return value
+        above = value - self.low
+        if math.isinf(self.high):
+            return above + torch.log(-torch.expm1(-above))
+        return torch.logit(above / (self.high - self.low))
+
+    def within(self, low: float, high: float) -> Quantity:
+        """The same quantity in a narrower interval."""
+        if not self.low <= low < high <= self.high:
+            raise ValueError(
+                f"`{self.name}` lies between {self.low:g} and {self.high:g}; a narrower interval is asked for, "
+                f"but ({low:g}, {high:g}) came."
+            )
+        narrower = Quantity(low, high, unit=self.unit)
+        narrower.name = self.name
+        return narrower
+
+    def check(self, value: Tensor, *, learned: bool) -> None:
+        """Refuse a value outside the bounds, and a learned one on them."""
+        inside = (value > self.low) & (value < self.high) if learned else (value >= self.low) & (value <= self.high)
+        if not bool(inside.all()):
+            where = "inside" if learned else "within"
+            raise ValueError(
+                f"`{self.name}` lies {where} ({self.low:g}, {self.high:g}) {self.unit}".rstrip()
+                + f", but {value.tolist()} came."
+                + (" A learned quantity starts away from its bounds." if learned else "")
+            )
+
+
+class Known(nn.Module):
+    """An equation with named quantities: known, learned, or given for each series. *Maturing.*
+
+    A subclass declares each quantity as a class attribute, calls this constructor with their values and reads them
+    by ``self.values(args)``. A quantity may be a buffer (known), a parameter (named in ``learn``), or one number a
+    series: ``args={"length": lengths}`` with ``(batch,)`` numbers, which receive gradients.
+
+    Args:
+        values: The quantities by name.
+        learn: Names of those that are parameters.
+        dtype: Type of the quantities.
+
+    Raises:
+        ValueError: A value outside its bounds, or no such quantity.
+
+    Example:
+        >>> import torch
+        >>> from pathline.fields.physics import Pendulum
+        >>> field = Pendulum(gravity=9.81, learn=["length"])
+        >>> field(torch.tensor(0.0), torch.zeros(5, 2), {"friction": torch.rand(5)}).shape
+        torch.Size([5, 2])
+    """
+
+    quantities: ClassVar[dict[str, Quantity]] = {}
+    #: Names in ``args`` that are no quantities.
+    others: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = {name: value for name, value in vars(cls).items() if isinstance(value, Quantity)}
+        cls.quantities = {**cls.quantities, **own}
+
+    def __init__(
+        self, values: Mapping[str, float | Tensor], learn: Sequence[str] = (), dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.learn = (learn,) if isinstance(learn, str) else tuple(learn)
+        self._check_names(self.learn, "learn")
+        for name, quantity in self.quantities.items():
+            value = torch.as_tensor(values[name], dtype=dtype or torch.get_default_dtype()).detach().clone()
+            quantity.check(value, learned=name in self.learn)
+            if name in self.learn:
+                self.register_parameter(f"free_{name}", nn.Parameter(quantity.free(value)))
+            else:
+                self.register_buffer(f"fixed_{name}", value)
+
+    def value(self, name: str) -> Tensor:
+        """The quantity of this name, within its bounds."""
+        if name in self.learn:
+            return self.quantities[name].bounded(self._parameters[f"free_{name}"])  # pyright: ignore[reportArgumentType]
+        return self._buffers[f"fixed_{name}"]  # pyright: ignore[reportReturnType]
+
+    def values(self, args: Mapping[str, Any] | None = None) -> list[Tensor]:
+        """All quantities in the order of their declaration; those in ``args`` take the place of the module's own."""
+        if args is None:
+            return [self.value(name) for name in self.quantities]
+        if not isinstance(args, Mapping):
+            raise TypeError(
+                f"`args` is a mapping from names to tensors, but {type(args).__name__} came. "
+                f'Try args={{"{next(iter(self.quantities))}": values}}.'
+            )
+        self._check_names(args, "args")
+        return [args[name] if name in args else self.value(name) for name in self.quantities]
+
+    def _check_names(self, names: Any, argument: str) -> None:
+        for name in names:
+            if name not in self.quantities and not (argument == "args" and name in self.others):
+                raise ValueError(
+                    f"`{argument}` names {name!r}; the quantities of {type(self).__name__} are "
+                    f"{', '.join((*self.quantities, *self.others))}."
+                )
+
+    def extra_repr(self) -> str:
+        numbers = (f"{name}={_short(self.value(name))}" for name in self.quantities)
+        return ", ".join(numbers) + (f", learn={list(self.learn)}" if self.learn else "")
+
+
+def _short(value: Tensor) -> str:
+    return f"{value.item():.4g}" if value.dim() == 0 else f"{tuple(value.shape)}"
+
+
+class Corrected(nn.Module):
+    r"""What is known, and a network for the rest. *Maturing.*
+
+    $$\dot y = f_\text{known}(t, y; \theta) + P\, n(t, y)$$
+
+    $P$ puts the correction into some components of the rate, such as the forces of a mechanical system, whose
+    velocities are known by definition.
+
+    Args:
+        known: A field, ``(t, y, args)`` or ``(t, y)``.
+        unknown: A field ``(t, y)`` such as ``fields.MLP(2, output_scale=0.01)``; near zero at first, it leaves
+            the known part alone.
+        into: Components of the rate that are corrected, each one output of ``unknown`` in this order; all by default.
+
+    Raises:
+        ValueError: A component twice.
+
+    Example:
+        >>> import torch
+        >>> from pathline import fields, nets
+        >>> from pathline.fields.physics import Pendulum
+        >>> friction = fields.with_time(nets.MLP(3, 1, output_scale=0.01))
+        >>> field = fields.Corrected(Pendulum(), friction, into=[1])
+        >>> field(torch.tensor(0.0), torch.ones(5, 2)).shape
+        torch.Size([5, 2])
+
+    References:
+        O. Linial, N. Ravid, D. Eytan, U. Shalit (2021), Generative ODE modeling with known unknowns.
+        C. Rackauckas et al. (2020), Universal differential equations for scientific machine learning.
+    """
+
+    def __init__(self, known: nn.Module, unknown: nn.Module, into: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.known, self.unknown = known, unknown
+        self.into = None if into is None else tuple(into)
+        if self.into is not None and len(set(self.into)) != len(self.into):
+            raise ValueError(f"`into` names each component once, but {into!r} came.")
+
+    def forward(self, t: Tensor, y: Tensor, args: Any = None) -> Tensor:
+        """The rate, in the shape of ``y``."""
+        rate = self.known(t, y) if args is None else self.known(t, y, args)
+        correction = self.unknown(t, y)
+        if self.into is None:
+            return rate + correction
+        parts = list(rate.unbind(-1))
+        for column, component in enumerate(self.into):
+            parts[component] = parts[component] + correction[..., column]
+        return torch.stack(parts, -1)
+
+    def extra_repr(self) -> str:
+        return "" if self.into is None else f"into={list(self.into)}"

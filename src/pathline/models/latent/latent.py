@@ -1,0 +1,343 @@
+"""Latent dynamics: a series seen as an initial state that was drawn once, and everything after it solved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
+from torch.nn import functional as F
+
+from pathline.models.latent.decoding import Places, states_at
+from pathline.models.latent.likelihoods import Gaussian
+from pathline.models.latent.prediction import Prediction
+from pathline.models.latent.rows import observed_rows
+from pathline.models.neural_ode import NeuralODE
+
+
+class Latent(nn.Module):
+    r"""A variational autoencoder whose decoder solves a differential equation. *Maturing.*
+
+    $$z_0 \sim p(z_0), \qquad \dot z = f(t, z), \qquad x_i \sim p(x_i \mid d(z(t_i))),$$
+    $$\log p(x) \ge \mathbb{E}_{q(z_0 \mid x)} \sum_i \log p(x_i \mid d(z(t_i)))
+      - w\, \mathrm{KL}(q(z_0 \mid x) \,\|\, p(z_0))$$
+
+    with the sum over all that was observed, the mean over series, and $w = 1$ unless ``annealing`` says otherwise.
+    Missing values are in no sum. A batch is a ``Series``, or a pair ``(observed, target)`` of the same series where
+    the encoder sees the first and the likelihood is that of the second.
+
+    Args:
+        encoder: ``encoder(series, t0)`` returns the distribution $q$ of the draws at ``t0``, a
+            ``torch.distributions.Distribution`` with batch shape ``(n,)``, event shape ``(latent,)`` and ``rsample``.
+        dynamics: A ``NeuralODE``; a field ``(t, z) -> dz``, which is solved by "dopri5" to 1e-4; or anything else that
+            moves a state, with ``dynamics.solve(z0, times, args=args)`` that returns an object whose ``ys`` is
+            ``(T, n, Z)`` at times that all series share.
+        decoder: A module from states ``(..., Z)`` to what the likelihood asks for, ``(..., D)`` for one of values.
+        likelihood: `Gaussian`, `Bernoulli`, `Poisson`, `Both`, or an object with their methods.
+        start: How a dynamics begins with a draw: a module from ``(rows, latent)`` to the state ``(rows, Z)``, or to a
+            pair ``(state, args)``. ``args``, a tensor or a structure of tensors ``(rows, ...)``, reaches the field as
+            its third argument, so that parameters of a known field may be part of what is inferred. By default the
+            draw is the state.
+        prior: A distribution of the draws, or a module that returns one when called; by default standard normal.
+        t0: Time of the draws, common to all series, not after any observation. ``series.shifted()`` lets every series
+            begin at 0.
+        samples: Draws for each series in the loss.
+        annealing: A function of the number of training steps made, such as ``annealing.Exponential()``: the weight $w$.
+        classifier: A module from draws ``(..., latent)`` to logits for ``series.labels``; its loss is added.
+        row_classifier: A module from states ``(..., Z)`` to logits for ``series.row_labels``; its loss is added.
+        class_weight: Weight of these losses.
+
+    Raises:
+        TypeError: A part of another kind.
+        ValueError: ``samples`` is no count.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from pathline import fields
+        >>> from pathline.data import Series
+        >>> from pathline.models import Latent, RNNEncoder
+        >>> series = Series(torch.tensor([0.0, 0.7, 0.2, 0.4, 0.9]), torch.randn(5, 2), torch.tensor([2, 3]))
+        >>> model = Latent(RNNEncoder(channels=2, latent=4), fields.MLP(4), nn.Linear(4, 2))
+        >>> model.loss(series).backward()
+        >>> model.predict(series, torch.linspace(0, 2, 9), samples=7).quantile(0.9).shape
+        torch.Size([9, 2, 2])
+
+    References:
+        R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud (2018), Neural ordinary differential equations.
+        Y. Rubanova, R. T. Q. Chen, D. Duvenaud (2019), Latent ordinary differential equations for irregularly-sampled
+        time series. Y. Burda, R. Grosse, R. Salakhutdinov (2016), Importance weighted autoencoders.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module | Callable[..., Distribution],
+        dynamics: NeuralODE | nn.Module | Callable[..., Any],
+        decoder: nn.Module | Callable[[Tensor], Tensor],
+        likelihood: Any = None,
+        *,
+        start: nn.Module | Callable[[Tensor], Any] | None = None,
+        prior: Any = None,
+        t0: float = 0.0,
+        samples: int = 1,
+        annealing: Callable[[int], float] | None = None,
+        classifier: nn.Module | None = None,
+        row_classifier: nn.Module | None = None,
+        class_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        for name, part in (("encoder", encoder), ("dynamics", dynamics), ("decoder", decoder)):
+            if not callable(part):
+                raise TypeError(f"`{name}` is a module or a function, but {type(part).__name__} came.")
+        if not isinstance(samples, int) or samples < 1:
+            raise ValueError(f"`samples` is a number of draws, at least 1; {samples!r} came.")
+        self.encoder, self.decoder, self.start, self.prior = encoder, decoder, start, prior
+        if not callable(getattr(dynamics, "solve", None)):
+            dynamics = NeuralODE(dynamics, method="dopri5", rtol=1e-4, atol=1e-4)
+        self.dynamics: Any = dynamics
+        self.likelihood: Any = Gaussian() if likelihood is None else likelihood
+        self.t0, self.samples, self.annealing = float(t0), samples, annealing
+        self.classifier, self.row_classifier, self.class_weight = classifier, row_classifier, class_weight
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def forward(self, observed: Any, t: Any, samples: int = 1) -> Tensor:
+        """Expected values at times ``t``: the mean of ``predict``."""
+        return self.predict(observed, t, samples).mean
+
+    def loss(self, batch: Any) -> Tensor:
+        """Minus the evidence bound in nats a series, and the weighted losses of classifiers.
+
+        In training it counts steps for ``annealing``.
+
+        Args:
+            batch: A ``Series``, or ``(observed, target)``.
+        """
+        observed, target = pair(batch)
+        weight = self.kl_weight
+        if self.training and torch.is_grad_enabled():
+            self.step += 1
+        posterior = self.posterior(observed)
+        z0 = posterior.rsample(torch.Size([self.samples]))
+        value = weight * self.divergence(posterior, z0).mean() - self.log_likelihood(z0, target).mean()
+        if self.classifier is not None:
+            value = value + self.class_weight * label_loss(self.classifier(z0), observed.labels)
+        if self.row_classifier is not None:
+            logits = self.row_classifier(self.states(z0, target))
+            value = value + self.class_weight * label_loss(logits, target.row_labels)
+        return value
+
+    def elbo(self, batch: Any, kl_weight: float = 1.0, samples: int | None = None) -> Tensor:
+        """The evidence bound in nats a series, a scalar.
+
+        Args:
+            batch: A ``Series``, or ``(observed, target)``.
+            kl_weight: Weight of the divergence; 1 makes it a bound.
+            samples: Draws for each series; by default those of the model.
+        """
+        observed, target = pair(batch)
+        posterior = self.posterior(observed)
+        z0 = posterior.rsample(torch.Size([samples or self.samples]))
+        return self.log_likelihood(z0, target).mean() - kl_weight * self.divergence(posterior, z0).mean()
+
+    def iwae(self, batch: Any, k: int = 50) -> Tensor:
+        r"""The importance-weighted bound $\log \frac1k \sum_j p(x, z_j) / q(z_j)$ in nats a series, a scalar.
+
+        Its expectation is that of ``elbo`` for one draw, and rises with ``k`` towards the log-likelihood.
+
+        Args:
+            batch: A ``Series``, or ``(observed, target)``.
+            k: Draws for each series.
+        """
+        observed, target = pair(batch)
+        posterior = self.posterior(observed)
+        z0 = posterior.rsample(torch.Size([k]))
+        ratio = self.prior_distribution(z0).log_prob(z0) - posterior.log_prob(z0)
+        return (torch.logsumexp(self.log_likelihood(z0, target) + ratio, 0) - math.log(k)).mean()
+
+    def predict(self, observed: Any, t: Any, samples: int = 100, *, noise: bool = False) -> Prediction:
+        """Trajectories given what was observed.
+
+        Args:
+            observed: A ``Series``, what the encoder sees.
+            t: Times ``(T,)`` for all series, or a ``Series`` of the same series, whose times count.
+            samples: Draws for each series; 0 for the posterior mean alone.
+            noise: Whether the noise of observations is drawn too.
+        """
+        posterior = self.posterior(observed)
+        z0 = posterior.rsample(torch.Size([samples])) if samples else posterior.mean.unsqueeze(0)
+        states = self.states(z0, t)
+        decoded = self.decoder(states)
+        shown = self.likelihood.sample(decoded) if noise else self.likelihood.mean(decoded)
+        return Prediction(shown, states, z0, t)
+
+    def classify(self, observed: Any, samples: int = 0) -> Tensor:
+        """Logits of each series' class, ``(n, classes)``; with draws, the logarithm of the mean probability.
+
+        Args:
+            observed: A ``Series``.
+            samples: Draws for each series; 0 for the posterior mean.
+        """
+        classifier = _some(self.classifier, "classifier")
+        return self._averaged(classifier, self.posterior(observed), lambda z0: z0, samples)
+
+    def classify_rows(self, observed: Any, t: Any, samples: int = 0) -> Tensor:
+        """Logits at each time, ``(T, n, classes)`` for times ``(T,)``, ``(N, classes)`` for those of a ``Series``.
+
+        Args:
+            observed: A ``Series``, what the encoder sees.
+            t: As in ``predict``.
+            samples: Draws for each series; 0 for the posterior mean.
+        """
+        classifier = _some(self.row_classifier, "row_classifier")
+        return self._averaged(classifier, self.posterior(observed), lambda z0: self.states(z0, t), samples)
+
+    def posterior(self, observed: Any) -> Distribution:
+        """The distribution $q$ of the draws, batch shape ``(n,)``."""
+        return self.encoder(observed, self.t0)
+
+    def prior_distribution(self, like: Tensor) -> Distribution:
+        """The prior of draws such as ``like``, ``(..., latent)``."""
+        if self.prior is None:
+            zero = like.new_zeros(like.shape[-1])
+            return Independent(Normal(zero, torch.ones_like(zero), validate_args=False), 1, validate_args=False)
+        return self.prior if isinstance(self.prior, Distribution) else self.prior()
+
+    def divergence(self, posterior: Distribution, z0: Tensor) -> Tensor:
+        """Of the posterior from the prior, ``(n,)``: in closed form where there is one, else at the draws ``z0``."""
+        prior = self.prior_distribution(z0).expand(posterior.batch_shape)
+        try:
+            return kl_divergence(posterior, prior)
+        except NotImplementedError:
+            return (posterior.log_prob(z0) - prior.log_prob(z0)).mean(0)
+
+    def states(self, z0: Tensor, t: Any) -> Tensor:
+        """Latent states of draws at times.
+
+        Args:
+            z0: Draws ``(*S, n, latent)``.
+            t: Times ``(T,)`` or a ``Series``, none before ``t0``.
+
+        Returns:
+            ``(*S, T, n, Z)`` or ``(*S, N, Z)``.
+        """
+        if isinstance(t, Tensor):
+            n = z0.shape[-2]
+            rows = torch.arange(n, device=z0.device).repeat(len(t))
+            places = Places(t.to(device=z0.device, dtype=torch.float64).repeat_interleave(n), rows)
+            return self._solved(z0, places)[0].unflatten(-2, (len(t), n))
+        return self._solved(z0, Places(t.times, t.rows))[0]
+
+    def log_likelihood(self, z0: Tensor, target: Any) -> Tensor:
+        """Of all that was observed in each series, given draws ``(S, n, latent)``: ``(S, n)``."""
+        found = observed_rows(target, z0.dtype)
+        places = Places(found.times, found.rows)
+        expected = z0.new_zeros(z0.shape[:-1])
+        if hasattr(self.likelihood, "intensity"):
+            spans = self.likelihood.spans(target, self.t0)
+            states, expected = self._with_events(z0, places, spans)
+        else:
+            states, _ = self._solved(z0, places)
+        each = self.likelihood.log_prob(self.decoder(states), found.values)
+        each = torch.where(found.mask, each, torch.zeros_like(each)).sum(-1)
+        return torch.zeros_like(expected).index_add(-1, found.rows, each) - expected
+
+    @property
+    def kl_weight(self) -> float:
+        """The weight of the divergence at this step of the training."""
+        return 1.0 if self.annealing is None else float(self.annealing(int(self.step)))
+
+    def _with_events(self, z0: Tensor, places: Places, spans: Tensor) -> tuple[Tensor, Tensor]:
+        """States at places, and the number of events to expect between the two columns of ``spans``, ``(S, n)``."""
+        n, count = len(spans), len(places.times)
+        every = torch.arange(n, device=z0.device)
+        more = Places(torch.cat([places.times, *spans.unbind(1)]), torch.cat([places.rows, every, every]))
+        states, integral = self._solved(z0, more, Intensity(self.decoder, self.likelihood))
+        assert integral is not None
+        start, end = integral[:, count:].sum(-1).split(n, 1)
+        return states[:, :count], end - start
+
+    def _solved(self, z0: Tensor, places: Places, rate: Any = None) -> tuple[Tensor, Tensor | None]:
+        """States (and integrals) of all draws in one batch, ``(*S, N, ...)``."""
+        lead, n = z0.shape[:-2], z0.shape[-2]
+        flat = z0.reshape(-1, z0.shape[-1])
+        y0, args = self._begun(flat)
+        copies = len(flat) // n if n else 0
+        _check_times(places.times, self.t0)
+        shift = n * torch.arange(copies, device=z0.device).repeat_interleave(len(places.rows))
+        spread = Places(places.times.repeat(copies), places.rows.repeat(copies) + shift)
+        found = states_at(self.dynamics, y0, args, self.t0, spread, rate)
+        states, integral = (None if x is None else x.reshape(*lead, len(places.rows), *x.shape[1:]) for x in found)
+        assert states is not None
+        return states, integral
+
+    def _begun(self, draws: Tensor) -> tuple[Tensor, Any]:
+        begun = draws if self.start is None else self.start(draws)
+        return begun if isinstance(begun, tuple) else (begun, None)
+
+    def _averaged(self, classifier: nn.Module, posterior: Distribution, shown: Any, samples: int) -> Tensor:
+        if not samples:
+            return classifier(shown(posterior.mean))
+        logits = classifier(shown(posterior.rsample(torch.Size([samples]))))
+        return torch.logsumexp(F.log_softmax(logits, -1), 0) - math.log(samples)
+
+    def extra_repr(self) -> str:
+        return f"t0={self.t0:g}, samples={self.samples}"
+
+
+class Intensity(nn.Module):
+    """The rate of events as a function of states."""
+
+    def __init__(self, decoder: Any, likelihood: Any) -> None:
+        super().__init__()
+        self.decoder, self.likelihood = decoder, likelihood
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Events to expect in a unit of time, ``(batch, D)``."""
+        return self.likelihood.intensity(self.decoder(z))
+
+
+def pair(batch: Any) -> tuple[Any, Any]:
+    """What the encoder sees and what is to be explained."""
+    observed, target = batch if isinstance(batch, tuple | list) else (batch, batch)
+    if len(observed.lengths) != len(target.lengths):
+        raise ValueError(
+            f"A batch is a `Series` or a pair (observed, target) of the same series, but they have "
+            f"{len(observed.lengths)} and {len(target.lengths)}."
+        )
+    return observed, target
+
+
+def label_loss(logits: Tensor, labels: Tensor | None) -> Tensor:
+    """The cross-entropy of labels, averaged over those that are known and over draws.
+
+    Args:
+        logits: ``(S, n, classes)``.
+        labels: ``(n,)``, whole numbers with -1 for unknown; or ``(n, classes)`` floating, each 0, 1 or NaN for unknown.
+    """
+    if labels is None:
+        raise ValueError("A classifier is trained with labels, but the series have none. Set `labels` or `row_labels`.")
+    labels = labels.expand(len(logits), *labels.shape)
+    if not labels.is_floating_point():
+        each = F.cross_entropy(logits.flatten(0, 1), labels.flatten().long(), ignore_index=-1, reduction="sum")
+        return each / (labels >= 0).sum().clamp(min=1)
+    labels = labels.reshape(logits.shape).to(logits.dtype)
+    known = ~labels.isnan()
+    each = F.binary_cross_entropy_with_logits(logits, torch.where(known, labels, 0.0), reduction="none")
+    return torch.where(known, each, torch.zeros_like(each)).sum() / known.sum().clamp(min=1)
+
+
+def _some(classifier: nn.Module | None, name: str) -> nn.Module:
+    if classifier is None:
+        raise ValueError(f"This model has no classes. Build it with `{name}`, such as nn.Linear(latent, classes).")
+    return classifier
+
+
+def _check_times(times: Tensor, t0: float) -> None:
+    if len(times) and float(times.min()) < t0:
+        raise ValueError(
+            f"States are solved forwards from `t0` = {t0:g}, but the earliest time is {float(times.min()):g}. "
+            "Choose an earlier t0, or let every series begin at 0 with series.shifted()."
+        )

@@ -1,0 +1,54 @@
+"""The order in which a batch of ragged series is gone through: observation number by observation number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Order:
+    """The k-th rows of all series side by side, the longest series first, so that finished ones drop off the end.
+
+    Attributes:
+        slots: ``(N,)``, where each row of the series stands in this order.
+        rows: ``(N,)``, the row that stands in each slot; the inverse of ``slots``.
+        sizes: How many series have a k-th row.
+        ranks: ``(n,)``, the place of each series among them.
+        series: ``(n,)``, the series in each place; the inverse of ``ranks``.
+    """
+
+    slots: Tensor
+    rows: Tensor
+    sizes: list[int]
+    ranks: Tensor
+    series: Tensor
+
+
+def order(lengths: Tensor, rows: Tensor, offsets: Tensor, *, reverse: bool = False) -> Order:
+    """Lay out the rows of a batch, from the first to the last or back.
+
+    Args:
+        lengths: ``(n,)``, rows of each series.
+        rows: ``(N,)``, the series of each row.
+        offsets: ``(n + 1,)``, where each series begins.
+        reverse: From the last row of each series to its first.
+    """
+    number = torch.arange(len(rows), device=rows.device) - offsets[rows]
+    if reverse:
+        number = lengths[rows] - 1 - number
+    series = torch.argsort(lengths, descending=True, stable=True)
+    ranks = _inverse(series)
+    counts = torch.bincount(lengths, minlength=1)
+    sizes = len(lengths) - counts.cumsum(0)[:-1]
+    begins = sizes.cumsum(0) - sizes
+    slots = begins[number] + ranks[rows]
+    return Order(slots, _inverse(slots), sizes.tolist(), ranks, series)
+
+
+def _inverse(permutation: Tensor) -> Tensor:
+    inverse = torch.empty_like(permutation)
+    inverse[permutation] = torch.arange(len(permutation), device=permutation.device)
+    return inverse

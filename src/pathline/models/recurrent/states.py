@@ -1,0 +1,140 @@
+"""The hidden states of a batch of series."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pathline.models.recurrent.gaps import Gaps, Past
+from pathline.models.recurrent.order import Order
+
+if TYPE_CHECKING:
+    from pathline.data import Series
+    from pathline.models.recurrent.recurrent import Recurrent
+
+
+class States:
+    """What a recurrent model returns: the state around every row, and at the end. *Maturing.*
+
+    Attributes:
+        final: ``(n, hidden)``, after the last row that was gone through, or at the time that was asked for.
+        reverse: Whether time ran backward.
+    """
+
+    def __init__(
+        self,
+        model: Recurrent,
+        series: Series,
+        past: Past,
+        order: Order,
+        before: Tensor,
+        after: Tensor,
+        initial: Tensor,
+        final: Tensor,
+        reverse: bool,
+    ) -> None:
+        self._model, self._series, self._past, self._order = model, series, past, order
+        self._before, self._after, self._initial = before, after, initial
+        self.final, self.reverse = final, reverse
+
+    @cached_property
+    def before(self) -> Tensor:
+        """``(N, hidden)``, the state just before each row: it knows the rows before and the time of this one."""
+        return self._before.index_select(0, self._order.slots)
+
+    @cached_property
+    def after(self) -> Tensor:
+        """``(N, hidden)``, the state just after each row."""
+        return self._after.index_select(0, self._order.slots)
+
+    def at(self, t: Tensor | Series, *, including: bool = True) -> Tensor:
+        """The state at any times, from the rows up to them: what the model knew then.
+
+        Args:
+            t: ``(T,)`` for all series, or a ``Series`` over the same series, whose times count.
+            including: Whether a row at exactly that time is known already.
+
+        Returns:
+            ``(T, n, hidden)``; for a ``Series`` ``(N, hidden)``, in the order of its rows. Before the first row it is
+            the initial state.
+        """
+        times, which, shape = self.asked(t)
+        row, known = self._latest(times, which, including)
+        if not len(self._series.times):
+            return self._initial[which].unflatten(0, shape)
+        h = torch.where(known[:, None], self.after[row], self._initial[which])
+        start = torch.where(known, self._series.times[row], times)
+        gap = times - start
+        silence = torch.where(known[:, None], self._past.silent[row] + gap.abs()[:, None], 0.0)
+        return self._model.advance(h, Gaps(start, gap, silence)).unflatten(0, shape)
+
+    def since(self, t: Tensor | Series, *, including: bool = True) -> Tensor:
+        """How long ago the last row was, ``(T, n)`` or ``(N,)``; zero before the first row. Arguments as in ``at``."""
+        times, which, shape = self.asked(t)
+        row, known = self._latest(times, which, including)
+        if not len(self._series.times):
+            return torch.zeros_like(times).unflatten(0, shape)
+        return torch.where(known, times - self._series.times[row], 0.0).abs().unflatten(0, shape)
+
+    @property
+    def gap(self) -> Tensor:
+        """``(N,)``, how long before each row the row before it was; zero for the first."""
+        return self._past.gaps.length.abs()
+
+    @property
+    def last(self) -> Tensor:
+        """``(n,)``, the time of the last row that was gone through; infinitely early where there is none."""
+        series = self._series
+        if not len(series.times):
+            return series.times.new_full((len(series),), -torch.inf)
+        row = series.offsets[:-1] if self.reverse else series.offsets[1:] - 1
+        early = torch.inf if self.reverse else -torch.inf
+        return torch.where(series.lengths > 0, series.times[row.clamp(0, len(series.times) - 1)], early)
+
+    @property
+    def silent(self) -> Tensor:
+        """``(n, channels)``, how long each channel had been silent just after that row."""
+        series, silent = self._series, self._past.silent
+        if not len(silent):
+            return silent.new_zeros(len(series), silent.shape[-1])
+        row = series.offsets[:-1] if self.reverse else series.offsets[1:] - 1
+        return silent[row.clamp(0, len(silent) - 1)]
+
+    def asked(self, t: Tensor | Series) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Times, their series, and the shape in which the answer is laid out."""
+        series = self._series
+        if isinstance(t, Tensor):
+            times = t.to(series.times).repeat_interleave(len(series))
+            return times, torch.arange(len(series), device=times.device).repeat(len(t)), (len(t), len(series))
+        if len(t) != len(series):
+            raise ValueError(f"`t` is a Series over the same {len(series)} series, but it holds {len(t)}.")
+        return t.times.to(series.times), t.rows, (len(t.times),)
+
+    def _latest(self, times: Tensor, which: Tensor, including: bool) -> tuple[Tensor, Tensor]:
+        """The last row gone through up to each time, and whether there is one."""
+        row = _latest(self._series, times, which, including, self.reverse)
+        return row.clamp_min(0), row >= 0
+
+
+def _latest(series: Series, times: Tensor, which: Tensor, including: bool, reverse: bool) -> Tensor:
+    """The last row gone through up to each time; -1 where there is none."""
+    n, lengths, offsets = len(series), series.lengths, series.offsets
+    longest = int(lengths.max()) if n else 0
+    padded = series.times.new_full((n, longest), float("inf"))
+    number = torch.arange(len(series.times), device=times.device) - offsets[series.rows]
+    padded[series.rows, number] = series.times
+    # One row of questions a series: searchsorted compares row by row.
+    order = torch.argsort(which, stable=True)
+    counts = torch.bincount(which, minlength=n)
+    place = torch.arange(len(which), device=times.device) - (counts.cumsum(0) - counts)[which[order]]
+    asked = series.times.new_zeros(n, int(counts.max()) if n else 0)
+    asked[which[order], place] = times[order]
+    right = including != reverse
+    found = torch.empty_like(which)
+    found[order] = torch.searchsorted(padded, asked, right=right)[which[order], place]
+    if reverse:
+        return torch.where(found < lengths[which], offsets[:-1][which] + found, -1)
+    return torch.where(found > 0, offsets[:-1][which] + found - 1, -1)

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pathline.data import Series
+
+NAN = float("nan")
+
+
+def table(seed=0, rows=300):
+    """Visits in disorder: 20 people, times on a grid so that some repeat, three channels with holes."""
+    draw = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "who": draw.choice(list("abcdefghijklmnopqrst"), rows),
+            "when": draw.integers(0, 60, rows) / 4,
+            "x": draw.normal(size=rows),
+            "y": draw.normal(size=rows),
+            "z": draw.normal(size=rows),
+        }
+    )
+    for name in "xyz":
+        frame.loc[draw.random(rows) < 0.4, name] = NAN
+    return frame
+
+
+def by_pandas(frame, how):
+    """The same by pandas' own group-by: id, time, then the mean (or first, or last) that is there."""
+    return getattr(frame.groupby(["who", "when"])[["x", "y", "z"]], how)()
+
+
+@pytest.mark.parametrize("how", ["mean", "first", "last"])
+def test_a_wide_table_becomes_what_pandas_groups(how):
+    frame = table()
+    series = Series.from_table(
+        frame, id="who", time="when", values=["x", "y", "z"], duplicates=how, dtype=torch.float64
+    )
+    expected = by_pandas(frame, how)
+    assert len(series) == frame.who.nunique()
+    assert series.ids.tolist() == frame.who.unique().tolist()  # in the order in which they come
+    for name, one in zip(series.ids, series, strict=True):
+        own = expected.loc[name]
+        assert one.times.tolist() == own.index.tolist()
+        np.testing.assert_allclose(one.values.numpy(), own.to_numpy(), rtol=1e-14)
+
+
+@pytest.mark.parametrize("how", ["mean", "first", "last"])
+def test_a_long_table_says_the_same_as_a_wide_one(how):
+    frame = table()
+    long = frame.melt(["who", "when"], var_name="test", value_name="result", ignore_index=False)
+    long = long.sort_index(kind="stable").dropna()
+    a = Series.from_table(frame, id="who", time="when", duplicates=how).observed()
+    b = Series.from_table(long, id="who", time="when", variable="test", value="result", duplicates=how)
+    b = b[[b.ids.tolist().index(name) for name in a.ids]]
+    assert a.channels == b.channels == ("x", "y", "z")
+    torch.testing.assert_close((a.times, a.values), (b.times, b.values), equal_nan=True)
+
+
+def test_a_long_table_takes_the_variables_that_are_named():
+    long = pd.DataFrame({"id": [1, 1, 2, 2], "t": [0, 1, 0, 3], "k": ["b", "a", "b", "c"], "v": [1.0, 2.0, 3.0, 4.0]})
+    series = Series.from_table(long, id="id", time="t", variable="k", value="v", values=["c", "b"])
+    assert series.channels == ("c", "b")
+    torch.testing.assert_close(series.values, torch.tensor([[NAN, 1], [NAN, 3], [4, NAN]]), equal_nan=True)
+    assert series.times.tolist() == [0, 0, 3]
+    with pytest.raises(ValueError, match="no column 'd'"):
+        Series.from_table(long, id="id", time="t", variable="k", value="v", values=["d"])
+    with pytest.raises(ValueError, match="one column names the channel and another"):
+        Series.from_table(long, id="id", time="t", variable="k")
+    with pytest.raises(ValueError, match="pivot_table"):
+        Series.from_table(long, id="id", time="t", variable="k", value="v", inputs=["t"])
+
+
+def test_columns_with_other_roles():
+    frame = table().groupby(["who", "when"], as_index=False).mean()
+    frame["dose"] = np.arange(len(frame), dtype=float)
+    frame["age"] = frame.who.map(ord)
+    frame["died"] = frame.who.map(lambda name: int(name in "abc"))
+    frame["asleep"] = np.arange(len(frame)) % 2
+    shuffled = frame.sample(frac=1, random_state=1)
+    series = Series.from_table(
+        shuffled, id="who", time="when", static=["age"], inputs=["dose"], labels="died", row_labels="asleep"
+    )
+    assert series.channels == ("x", "y", "z")
+    assert series.labels.dtype == series.row_labels.dtype == torch.int64
+    for name, one in zip(series.ids, series, strict=True):
+        own = frame[frame.who == name]
+        assert one.inputs[:, 0].tolist() == own.dose.tolist()
+        assert one.row_labels.tolist() == own.asleep.tolist()
+        assert (one.static.item(), one.labels.item()) == (ord(name), int(name in "abc"))
+    assert (series.static_names, series.input_names) == (("age",), ("dose",))
+
+
+def test_one_series_without_an_id_and_dates():
+    days = pd.to_datetime(["2024-01-03 00:00", "2024-01-01 00:00", "2024-01-02 12:00"])
+    frame = pd.DataFrame({"day": days, "level": [3.0, 1.0, 2.0]})
+    series = Series.from_table(frame, time="day", unit="days").shifted()
+    assert series.times.tolist() == [0.0, 1.5, 2.0]
+    assert series.values[:, 0].tolist() == [1, 2, 3]
+    assert series.origin.item() == (pd.Timestamp("2024-01-01") - pd.Timestamp(0)).days
+    hours = Series.from_table(frame.assign(day=frame.day.dt.tz_localize("UTC")), time="day", unit="hours")
+    assert hours.gaps.tolist() == [0, 36, 12]
+    with pytest.raises(ValueError, match='holds dates. Say in which unit to count them.*unit="days"'):
+        Series.from_table(frame, time="day")
+    with pytest.raises(ValueError, match='Did you mean "days"'):
+        Series.from_table(frame, time="day", unit="day")
+    with pytest.raises(ValueError, match="holds numbers. Leave `unit` out"):
+        Series.from_table(frame, time="level", unit="days")
+
+
+def test_there_and_back():
+    frame = table()
+    frame["age"] = frame.who.map(ord)
+    series = Series.from_table(frame, id="who", time="when", static=["age"], duplicates="mean", dtype=torch.float64)
+    back = series.standardized().shifted().to_table()
+    assert list(back.columns) == ["id", "time", "x", "y", "z", "age"]
+    again = Series.from_table(back, id="id", time="time", static=["age"], dtype=torch.float64)
+    torch.testing.assert_close(
+        (again.times, again.values, again.static), (series.times, series.values, series.static), equal_nan=True
+    )
+    scaled = series.standardized()
+    np.testing.assert_array_equal(scaled.to_table(original=False)[["x", "y", "z"]], scaled.values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"time": "when_"}, ValueError, "`time`: the table has no column 'when_'. Did you mean 'when'\\?"),
+        ({"values": ["x", "yy"]}, ValueError, "`values`: the table has no column 'yy'"),
+        ({"values": ["word"]}, TypeError, "`values`: the column 'word' holds .*, but numbers are wanted"),
+        ({"time": "word"}, TypeError, "`time`: the column 'word' holds"),
+        (
+            {"static": ["x"], "values": ["y"], "duplicates": "mean"},
+            ValueError,
+            "the column 'x' is constant in each series, but series 5",
+        ),
+        ({"duplicates": "meen"}, ValueError, 'Did you mean "mean"'),
+        ({"empty": "skip", "duplicates": "mean"}, ValueError, "`empty` is one of 'error', 'drop', 'keep'"),
+        ({}, ValueError, r"series \d+ \(id '.'\) has the time .* twice; there are \d+ repeated rows"),
+    ],
+)
+def test_wrong_columns_are_named(changes, error, message):
+    frame = table().assign(word="w")
+    with pytest.raises(error, match=message):
+        Series.from_table(frame, **({"id": "who", "time": "when", "values": ["x", "y"]} | changes))
+
+
+def test_rows_without_a_time_or_an_id():
+    frame = table().drop_duplicates(["who", "when"]).reset_index(drop=True)
+    frame.loc[7, "when"] = NAN
+    with pytest.raises(ValueError, match=r"nan came at row 7, in series \d+ \(id '.'\); 1 rows have none.*dropna"):
+        Series.from_table(frame, id="who", time="when")
+    frame = table().astype({"who": object})
+    frame.loc[3, "who"] = None
+    with pytest.raises(ValueError, match="the column 'who' is empty in 1 rows, the first being row 3"):
+        Series.from_table(frame, id="who", time="when")
+    with pytest.raises(ValueError, match="`table` has no rows"):
+        Series.from_table(frame[:0], id="who", time="when")
+    with pytest.raises(TypeError, match="pandas.DataFrame, but dict came"):
+        Series.from_table({}, time="when")
+    with pytest.raises(ValueError, match="No column of numbers is left"):
+        Series.from_table(frame[["who", "when"]].dropna(), id="who", time="when")
+
+
+def test_series_without_a_value():
+    frame = pd.DataFrame({"id": ["a", "b", "c"], "t": [0, 0, 0], "x": [1.0, NAN, NAN]})
+    with pytest.raises(ValueError, match=r"series 1 \(id 'b'\) has none, as 1 others. Pass empty=\"drop\""):
+        Series.from_table(frame, id="id", time="t")
+    assert Series.from_table(frame, id="id", time="t", empty="drop").ids.tolist() == ["a"]
+    assert Series.from_table(frame, id="id", time="t", empty="keep").lengths.tolist() == [1, 1, 1]
+
+
+# ------------------------------------------------------------------------------------------------------ arrays
+def test_lists_of_arrays():
+    series = Series.from_arrays([[0, 1], torch.tensor([2.0])], [np.ones((2, 3)), torch.zeros(1, 3)])
+    assert series.lengths.tolist() == [2, 1]
+    assert series.dtype == torch.float32
+    assert Series.from_arrays([torch.zeros(1)], [torch.zeros(1, 2, dtype=torch.float64)]).dtype == torch.float64
+    assert Series.from_arrays([[0]], [[1.0]], dtype=torch.float64).dtype == torch.float64
+    labelled = Series.from_arrays([[0, 1], [2]], [[1.0, 2.0], [3.0]], row_labels=[[0, 1], [2]], labels=[5, 6])
+    assert labelled.row_labels.tolist() == [0, 1, 2]
+
+
+def test_rectangles():
+    values = torch.randn(4, 6, 2)
+    shared = Series.from_arrays(torch.linspace(0, 1, 6), values, inputs=values[..., :1])
+    assert torch.equal(shared.values.reshape(4, 6, 2), values)
+    assert torch.equal(shared.inputs[:, 0], values[..., 0].flatten())
+    own = Series.from_arrays(torch.rand(4, 6).sort(1).values, values)
+    assert own.lengths.tolist() == [6] * 4
+    with pytest.raises(ValueError, match=r"One series is values\[None\], one channel values\[..., None\]"):
+        Series.from_arrays(torch.linspace(0, 1, 6), values[0])
+    with pytest.raises(ValueError, match=r"`times` has the shape \(6,\) or \(4, 6\)"):
+        Series.from_arrays(torch.linspace(0, 1, 5), values)
+
+
+def test_disorder_is_an_error_unless_it_is_sorted():
+    times, values = [[0.0, 2.0, 1.0], [5.0]], [[0.0, 2.0, 1.0], [5.0]]
+    with pytest.raises(ValueError, match="series 0 .*1.0 follows 2.0.*sort=True"):
+        Series.from_arrays(times, values)
+    assert Series.from_arrays(times, values, sort=True).values[:, 0].tolist() == [0, 1, 2, 5]
+    with pytest.raises(ValueError, match="1.0 follows 2.0"):
+        Series.from_arrays(times, values, duplicates="mean")
+    labelled = Series.from_arrays(times, values, sort=True, row_labels=[[7, 8, 9], [6]])
+    assert labelled.row_labels.tolist() == [7, 9, 8, 6]
+
+
+@pytest.mark.parametrize(("how", "expected"), [("mean", [1.5, 9.0]), ("first", [1.0, 9.0]), ("last", [2.0, 9.0])])
+def test_repeated_times_are_merged(how, expected):
+    values = [[[1.0, NAN], [2.0, 9.0]]]
+    series = Series.from_arrays([[3.0, 3.0]], values, duplicates=how, inputs=[[[4.0], [4.0]]])
+    assert series.times.tolist() == [3.0]
+    assert series.values[0].tolist() == expected
+    assert series.inputs[0].tolist() == [4.0]
+
+
+def test_lists_that_disagree():
+    with pytest.raises(ValueError, match="but 2 and 1 entries came"):
+        Series.from_arrays([[0], [1]], [[1.0]])
+    with pytest.raises(ValueError, match=r"Series 1 has `times` of shape \(1,\) and `values` of shape \(2, 1\)"):
+        Series.from_arrays([[0], [1]], [[1.0], [1.0, 2.0]])
+    with pytest.raises(ValueError, match="at least one series, but an empty list"):
+        Series.from_arrays([], [])
+    with pytest.raises(ValueError, match=r"series 1 .* has none. Pass empty=\"drop\""):
+        Series.from_arrays([[0], []], [[1.0], []])
+    assert Series.from_arrays([[0], []], [[[1.0, 2.0]], []], empty="keep").lengths.tolist() == [1, 0]
+    assert len(Series.from_arrays([[0], []], [[1.0], []], empty="drop")) == 1
+    with pytest.raises(TypeError, match="`values` are numbers"):
+        Series.from_arrays([[0]], [["high"]])
+
+
+# ------------------------------------------------------------------------------------------------------- dicts
+def test_a_dict_of_series():
+    series = Series.from_dict({"p": ([0, 1], [[1.0, 2.0], [3.0, 4.0]]), "q": ([5], [[6.0, 7.0]])}, channels=["a", "b"])
+    assert series.ids.tolist() == ["p", "q"]
+    assert series.values.tolist() == [[1, 2], [3, 4], [6, 7]]
+
+
+def test_a_dict_of_channels_with_times_of_their_own():
+    data = {"p": {"a": ([0, 2], [1.0, 2.0]), "b": ([2, 3], [8.0, 9.0])}, "q": {"b": ([1], [7.0])}}
+    series = Series.from_dict(data)
+    assert series.times.tolist() == [0, 2, 3, 1]
+    expected = torch.tensor([[1, NAN], [2, 8], [NAN, 9], [NAN, 7]])
+    torch.testing.assert_close(series.values, expected, equal_nan=True)
+    assert Series.from_dict(data, channels=("b", "a")).channels == ("b", "a")
+    with pytest.raises(ValueError, match="`channels`: the table has no column 'b'"):
+        Series.from_dict(data, channels=("a",))
+    with pytest.raises(ValueError, match=r"Channel 'a' of series 0 \(id 'p'\) has times of shape \(2,\)"):
+        Series.from_dict({"p": {"a": ([0, 2], [1.0])}})
+    with pytest.raises(TypeError, match="but an empty dict came"):
+        Series.from_dict({})

@@ -1,0 +1,277 @@
+"""Known equations: against closed forms and conserved quantities; their quantities, fixed, learned, one a series."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import pathline
+from pathline import PID, NeuralODE, PerSample, fields, nets, solve
+from pathline.fields import Doses, Infusions, Pendulum, Quantity
+from pathline.models import load, save
+
+DOUBLE = torch.float64
+T0 = torch.tensor(0.0)
+TIGHT = {"method": "dopri5", "rtol": 1e-10, "atol": 1e-12}
+
+KINDS = {
+    "pendulum": (lambda **o: fields.Pendulum(friction=0.3, **o), 2),
+    "double": (fields.DoublePendulum, 4),
+    "oscillator": (fields.DampedOscillator, 2),
+    "sir": (fields.SIR, 3),
+    "one": (fields.OneCompartment, 2),
+    "two": (fields.TwoCompartments, 3),
+    "circulation": (lambda **o: fields.Circulation(-2.0, 0.1, **o), 4),
+}
+
+
+def some_states(size, batch=5):
+    return torch.rand(batch, size, dtype=DOUBLE, generator=torch.Generator().manual_seed(size)) + 0.5
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_numbers_of_each_series_take_the_place_of_the_common_one(name):
+    make, size = KINDS[name]
+    field, y = make(dtype=DOUBLE), some_states(size)
+    for quantity in field.quantities:
+        given = getattr(field, quantity) * torch.linspace(0.5, 0.9, len(y), dtype=DOUBLE) + 0.01
+        rate = field(T0, y, {quantity: given})
+        for i in range(len(y)):
+            single = make(dtype=DOUBLE)
+            single.get_buffer(f"fixed_{quantity}").copy_(given[i])
+            torch.testing.assert_close(rate[i], single(T0, y[i]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_quantity_moves_the_rate_and_learns(name):
+    make, size = KINDS[name]
+    names = list(make().quantities)
+    field = make(dtype=DOUBLE, learn=[n for n in names if n != "inflow"])
+    field(T0, some_states(size)).square().sum().backward()
+    for parameter_name, parameter in field.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.abs() > 0, parameter_name
+    assert {n.removeprefix("free_") for n, _ in field.named_parameters()} == set(names) - {"inflow"}
+
+
+def test_a_frictionless_pendulum_keeps_its_energy_and_friction_takes_it_as_it_should():
+    y0 = torch.tensor([[2.0, -1.0], [0.1, 0.0]], dtype=DOUBLE)
+    args = {"length": torch.tensor([1.0, 2.0], dtype=DOUBLE)}
+    field = Pendulum(gravity=10.0, dtype=DOUBLE)
+    ys = solve(field, y0, torch.linspace(0, 9, 10), args=args, **TIGHT).ys
+    energy = field.energy(ys, args)
+    torch.testing.assert_close(energy, energy[:1].expand_as(energy), rtol=1e-8, atol=1e-8)
+    rubbed = Pendulum(friction=0.3, dtype=DOUBLE)
+    y = y0.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(rubbed.energy(y).sum(), y)
+    lost = (slope * rubbed(T0, y0)).sum(-1)
+    torch.testing.assert_close(lost, -0.3 * y0[:, 1] ** 2)
+
+
+def test_the_period_of_a_pendulum_is_the_elliptic_integral():
+    """T = 4 sqrt(l / g) K(sin(a / 2)), with K by the arithmetic-geometric mean."""
+    for length, angle in ((1.0, 0.1), (1.7, 2.0)):
+        a, b = 1.0, math.cos(angle / 2)
+        for _ in range(8):
+            a, b = (a + b) / 2, math.sqrt(a * b)
+        period = 2 * math.pi / a * math.sqrt(length / 10.0)
+        field = Pendulum(length, gravity=10.0, dtype=DOUBLE)
+        y0 = torch.tensor([angle, 0.0], dtype=DOUBLE)
+        torch.testing.assert_close(solve(field, y0, (0.0, period), **TIGHT).y1, y0, rtol=1e-7, atol=1e-7)
+
+
+def test_a_double_pendulum_keeps_its_energy_and_obeys_lagrange():
+    field = fields.DoublePendulum(1.0, 0.7, 2.0, 0.6, dtype=DOUBLE)
+    y0 = torch.tensor([2.0, -1.0, 0.5, 1.5], dtype=DOUBLE)
+    ys = solve(field, y0, torch.linspace(0, 4, 9), **TIGHT).ys
+    energy = field.energy(ys)
+    torch.testing.assert_close(energy, energy[:1].expand(9), rtol=1e-8, atol=1e-8)
+
+    def lagrangian(q, v):
+        # twice the potential, taken where nothing moves
+        still = field.energy(torch.cat([q, torch.zeros_like(v)]))
+        return field.energy(torch.cat([q, v])) - 2 * still
+
+    q, v = y0[:2], y0[2:]
+    mass = torch.func.jacrev(torch.func.grad(lagrangian, 1), 1)(q, v)
+    force = torch.func.grad(lagrangian, 0)(q, v)
+    mixed = torch.func.jacrev(torch.func.grad(lagrangian, 1), 0)(q, v)
+    expected = torch.linalg.solve(mass, force - mixed @ v)
+    torch.testing.assert_close(field(T0, y0)[2:], expected)
+
+
+def test_oscillators_follow_their_closed_form():
+    w, damping, t = 2.0, 0.25, torch.linspace(0, 5, 11, dtype=DOUBLE)
+    fast = w * math.sqrt(1 - damping**2)
+    ys = solve(fields.DampedOscillator(w, damping, dtype=DOUBLE), torch.tensor([1.0, 0.0], dtype=DOUBLE), t, **TIGHT).ys
+    decay = torch.exp(-damping * w * t)
+    exact = decay * (torch.cos(fast * t) + damping * w / fast * torch.sin(fast * t))
+    torch.testing.assert_close(ys[:, 0], exact, rtol=1e-8, atol=1e-8)
+
+
+def test_an_epidemic_keeps_its_people_and_its_invariant():
+    field = fields.SIR(0.5, 0.2, dtype=DOUBLE)
+    ys = solve(field, torch.tensor([990.0, 10.0, 0.0], dtype=DOUBLE), torch.linspace(0, 60, 7), **TIGHT).ys
+    torch.testing.assert_close(ys.sum(-1), torch.full((7,), 1000.0, dtype=DOUBLE))
+    invariant = ys[:, 2] * 0.5 / 0.2 / 1000 + ys[:, 0].log()
+    torch.testing.assert_close(invariant, invariant[:1].expand(7), rtol=1e-8, atol=1e-8)
+
+
+def bateman(t, dose, ka, k):
+    return torch.where(t > 0, dose * ka / (ka - k) * (torch.exp(-k * t) - torch.exp(-ka * t)), 0.0)
+
+
+@pytest.mark.parametrize("clock", ["shared", "per-sample"])
+def test_doses_at_once_superpose_as_batemans_function(clock):
+    ka, clearance, volume = 1.1, torch.tensor([2.0, 5.0], dtype=DOUBLE), 20.0
+    doses = Doses(
+        torch.tensor([[0.0, 6.0, 12.0], [0.0, 8.0, 8.0]], dtype=DOUBLE),
+        torch.tensor([[100.0, 50.0, 25.0], [80.0, 40.0, 0.0]], dtype=DOUBLE),
+    )
+    args = {"clearance": clearance, "doses": doses}
+    t = torch.tensor([0.0, 3.0, 7.0, 20.0], dtype=DOUBLE)
+    field, y0 = fields.OneCompartment(ka, volume=volume, dtype=DOUBLE), torch.zeros(2, 2, dtype=DOUBLE)
+    own = PerSample(args) if clock == "per-sample" else args
+    options = {**TIGHT, "events": {"doses": doses.event()}, "clock": clock}
+    solution = solve(field, y0, t, args=own, **options)
+    k = clearance / volume
+    exact = sum(
+        bateman(t[:, None] - doses.times[:, i], doses.amounts[:, i], ka, k) for i in range(doses.times.shape[1])
+    )
+    torch.testing.assert_close(solution.ys[..., 1], exact, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(field.concentration(solution.ys, args), exact / volume, rtol=1e-7, atol=1e-7)
+
+
+def test_infusions_superpose_too_and_their_amounts_have_gradients():
+    k, doses = 0.3, Infusions(*(torch.tensor(x, dtype=DOUBLE) for x in ([[1.0, 5.0]], [[30.0, 60.0]], [[2.0, 1.0]])))
+    doses = doses._replace(amounts=doses.amounts.requires_grad_())
+    field = fields.OneCompartment(clearance=3.0, volume=10.0, dtype=DOUBLE)
+    controller = PID(jumps=doses.edges())
+    end = solve(
+        field, torch.zeros(1, 2, dtype=DOUBLE), (0.0, 9.0), args={"infusions": doses}, controller=controller
+    ).y1[0, 1]
+    ends = doses.times + doses.durations
+    weight = (torch.exp(-k * (9.0 - ends)) - torch.exp(-k * (9.0 - doses.times))) / (k * doses.durations)
+    torch.testing.assert_close(end, (weight * doses.amounts).sum(), rtol=1e-7, atol=1e-7)
+    (gradient,) = torch.autograd.grad(end, doses.amounts)
+    torch.testing.assert_close(gradient, weight.detach(), rtol=1e-7, atol=1e-7)
+
+
+def test_two_compartments_are_a_linear_system_and_lose_only_what_is_cleared():
+    ka, cl, v, q, vt = 0.9, 2.0, 10.0, 4.0, 25.0
+    field = fields.TwoCompartments(ka, cl, v, q, vt, dtype=DOUBLE)
+    matrix = torch.tensor([[-ka, 0, 0], [ka, -(cl + q) / v, q / vt], [0, q / v, -q / vt]], dtype=DOUBLE)
+    y0 = torch.tensor([100.0, 5.0, 0.0], dtype=DOUBLE)
+    exact = torch.linalg.matrix_exp(7.0 * matrix) @ y0
+    torch.testing.assert_close(solve(field, y0, (0.0, 7.0), **TIGHT).y1, exact, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(field(T0, y0).sum(), -cl / v * y0[1])
+
+
+def test_blood_is_lost_by_bleeding_alone_and_the_reflex_answers():
+    y0 = torch.tensor([75.0, 3.0, 0.15, 90.0], dtype=DOUBLE).expand(2, 4)
+    args = {"inflow": torch.tensor([0.0, -2.0], dtype=DOUBLE)}
+    field = fields.Circulation(dtype=DOUBLE)
+    ys = solve(field, y0, torch.linspace(0, 60, 4), args=args, **TIGHT).ys
+    blood = field.blood(ys, args)
+    torch.testing.assert_close(blood[:, 0], blood[:1, 0].expand(4), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(blood[-1, 1] - blood[0, 1], torch.tensor(-120.0, dtype=DOUBLE))
+    assert ys[-1, 1, 2] > ys[-1, 0, 2]
+    assert ys[-1, 1, 0] < ys[-1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("quantity", "values"),
+    [(Quantity(), (-3.0, 2.0)), (Quantity(0.5), (0.6, 30.0)), (Quantity(1.0, 2.0), (1.01, 1.5))],
+)
+def test_bounds_hold_for_every_free_number_and_values_come_back(quantity, values):
+    values = torch.tensor(values, dtype=DOUBLE)
+    torch.testing.assert_close(quantity.bounded(quantity.free(values)), values)
+    reached = quantity.bounded(torch.tensor([-1e3, 0.0, 1e3], dtype=DOUBLE))
+    assert bool(((reached >= quantity.low) & (reached <= quantity.high)).all())
+
+
+def test_learning_finds_a_length_and_never_leaves_the_bounds():
+    truth, field = Pendulum(1.6, 10.0), Pendulum(1.0, 10.0, learn=["length"])
+    y0, t = torch.tensor([1.0, 0.0]), torch.linspace(0, 2, 21)
+    data, optimizer = solve(truth, y0, t).ys, torch.optim.Adam(field.parameters(), 0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (solve(field, y0, t, method="rk4").ys - data).square().mean().backward()
+        optimizer.step()
+    assert field.length.item() == pytest.approx(1.6, abs=0.01)
+    with torch.no_grad():
+        field.free_length.fill_(-1e4)
+    assert field.length.item() >= 0.0
+
+
+def test_what_is_known_is_corrected_where_it_should_be():
+    truth, y = Pendulum(friction=0.4, dtype=DOUBLE), some_states(2)
+    frictionless = Pendulum(dtype=DOUBLE)
+
+    class Friction(torch.nn.Module):
+        def forward(self, t, y):
+            return -0.4 * y[..., 1:]
+
+    torch.testing.assert_close(fields.Corrected(frictionless, Friction(), into=[1])(T0, y), truth(T0, y))
+    whole = fields.Corrected(frictionless, fields.MLP(2, 4, dtype=DOUBLE))
+    torch.testing.assert_close(whole(T0, y), frictionless(T0, y) + whole.unknown(T0, y))
+    args = {"length": torch.linspace(1, 2, 5, dtype=DOUBLE)}
+    still = fields.Corrected(frictionless, fields.MLP(2, 4, output_scale=0.0, dtype=DOUBLE))
+    torch.testing.assert_close(still(T0, y, args), frictionless(T0, y, args))
+    with pytest.raises(ValueError, match="once"):
+        fields.Corrected(frictionless, Friction(), into=[1, 1])
+
+
+def test_gradients_reach_numbers_of_single_series_through_every_gradient_and_compiled_steps():
+    y0, t = torch.tensor([[1.0, 0.0], [0.5, 0.3]], dtype=DOUBLE), torch.linspace(0, 2, 11)
+    found = []
+    for gradient in ("backprop", "adjoint"):
+        length = torch.tensor([1.0, 1.5], dtype=DOUBLE, requires_grad=True)
+        ys = solve(Pendulum(dtype=DOUBLE), y0, t, args={"length": length}, gradient=gradient, **TIGHT).ys
+        found.append(torch.autograd.grad(ys[..., 0].square().sum(), length)[0])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-8)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="`length` lies within"):
+        Pendulum(length=-1.0)
+    with pytest.raises(ValueError, match="starts away from its bounds"):
+        Pendulum(friction=0.0, learn=["friction"])
+    with pytest.raises(ValueError, match=r"`learn` names 'mass'; .* length, gravity, friction"):
+        Pendulum(learn=["mass"])
+    with pytest.raises(ValueError, match="`args` names 'mass'"):
+        Pendulum()(T0, torch.zeros(2), {"mass": 1.0})
+    with pytest.raises(TypeError, match="mapping"):
+        Pendulum()(T0, torch.zeros(2), torch.ones(1))
+    with pytest.raises(ValueError, match="`low` is below"):
+        Quantity(2.0, 1.0)
+    with pytest.raises(ValueError, match="narrower"):
+        Pendulum.length.within(-1.0, 2.0)
+
+
+def test_they_are_stored_with_what_was_learned(tmp_path):
+    field = Pendulum(1.3, learn=["length"])
+    with torch.no_grad():
+        field.free_length.add_(0.5)
+    friction = fields.with_time(nets.MLP(3, 1, 4))
+    model = NeuralODE(fields.Corrected(field, friction, into=[1]), method="rk4", dt=0.1)
+    again = load(save(model, tmp_path / "model"))
+    assert torch.equal(again(torch.ones(3, 2)), model(torch.ones(3, 2)))
+    assert again.field.known.learn == ("length",)
+    assert "length=" in repr(again)
+    assert pathline.fields.physics.Pendulum is Pendulum
+
+
+@pytest.mark.parametrize("make", [fields.LotkaVolterra, lambda r: fields.PredatorPrey(nets.MLP(2, 2, 4), r)])
+def test_predators_and_prey_have_rates_of_their_own_too(make):
+    rates, y = torch.tensor([[0.5, 0.1, 0.8, 0.2], [1.0, 0.2, 0.3, 0.1]]), torch.rand(2, 2) + 1
+    torch.manual_seed(0)
+    common = make(rates[0])
+    given = common(T0, y, dict(zip(("growth", "loss", "death", "gain"), rates.T, strict=True)))
+    for i in range(2):
+        torch.manual_seed(0)
+        torch.testing.assert_close(given[i], make(rates[i])(T0, y[i]))
+    with pytest.raises(ValueError, match="`args` names 'birth'"):
+        common(T0, y, {"birth": rates[:, 0]})
