@@ -12,23 +12,20 @@ from pathline.data.series import Series
 
 
 class Events(NamedTuple):
-    r"""What `sinusoidal_events` returns.
-
-    Attributes:
-        events: A ``Series`` of one channel; each row is an event, its value 1.
-        phases: ``(n,)``, $\phi$ of each series.
-        level: $\bar\lambda$.
-        depth: $a$.
-        period: $P$.
-        end: $T$.
-    """
+    """What `sinusoidal_events` returns."""
 
     events: Series
+    """One channel; each row is an event, its value 1."""
     phases: Tensor
+    r"""``(n,)``, $\phi$ of each series."""
     level: float
+    r"""$\bar\lambda$."""
     depth: float
+    """$a$."""
     period: float
+    """$P$."""
     end: float
+    """$T$."""
 
     def rate(self, t: Tensor) -> Tensor:
         """The true rate of each series at times ``(T,)``: ``(T, n)``."""

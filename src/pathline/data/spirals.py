@@ -15,17 +15,14 @@ CENTRES = (-5.0, 5.0)
 
 
 class Spirals(NamedTuple):
-    """What `spirals` returns.
-
-    Attributes:
-        observed: A ``Series`` of n spirals, noisy, at some of the first times; ``labels`` are 1 for clockwise.
-        times: ``(T,)``, float64, all times.
-        clean: ``(n, T, 2)``, the spirals without noise at all times.
-    """
+    """What `spirals` returns."""
 
     observed: Series
+    """The n spirals, noisy, at some of the first times; ``labels`` are 1 for clockwise."""
     times: Tensor
+    """``(T,)``, float64, all times."""
     clean: Tensor
+    """``(n, T, 2)``, the spirals without noise at all times."""
 
 
 def spirals(

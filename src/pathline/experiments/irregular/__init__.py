@@ -140,5 +140,5 @@ def _figures(trained: dict[tuple[str, str], nn.Module], found: Found, test: Seri
         "steps", figures.steps(one_step, test, Task("interpolation", last).shown(test, generator)), figures.STEPS
     )
     if len(config.fractions) > 1:
-        alls = {key: error["all"] for key, error in found.items()}
-        run.figure("errors", figures.errors(alls, config.fractions), figures.ERRORS)
+        losses = {key: error["all"] for key, error in found.items()}
+        run.figure("errors", figures.errors(losses, config.fractions), figures.ERRORS)

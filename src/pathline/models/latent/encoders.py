@@ -157,7 +157,7 @@ class AttentionEncoder(nn.Module):
         heads: Of attention; they divide ``hidden``.
         layers: Number of layers.
         span: $s$, the length of typical series in units of their times.
-        waves: Number of frequencies $k = 0, 1, \dots$
+        waves: Number of frequencies $k = 0, 1, \ldots$
         inputs: Number of known inputs at the rows that are read too.
         static: Number of static covariates that are read too.
 

@@ -86,7 +86,7 @@ class Bernoulli(nn.Module):
 class Poisson(nn.Module):
     r"""Times of events, by an inhomogeneous Poisson process with the intensity $\lambda(t) = \exp d(z(t))$. *Maturing.*
 
-    $$\log p(t_1, \dots, t_N) = \sum_i \log \lambda(t_i) - \int_a^b \lambda(t)\, dt$$
+    $$\log p(t_1, \ldots, t_N) = \sum_i \log \lambda(t_i) - \int_a^b \lambda(t)\, dt$$
 
     Every row of a series is an event in the channels that are observed there; their values do not matter. The integral
     is a running cost of the solve that decodes, with its gradients.

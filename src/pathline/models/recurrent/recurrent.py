@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Recurrent(nn.Module):
     r"""A recurrent network on irregular series: a cell at the observations, and what happens between them. *Maturing.*
 
-    $$h_i^- = \mathrm{between}(h_{i-1},\, t_i - t_{i-1}), \qquad h_i = \mathrm{GRU}(h_i^-,\, [x_i, m_i, \dots])$$
+    $$h_i^- = \mathrm{between}(h_{i-1},\, t_i - t_{i-1}), \qquad h_i = \mathrm{GRU}(h_i^-,\, [x_i, m_i, \ldots])$$
 
     ``GRU``, ``GRUdt``, ``GRUD`` and ``ODERNN`` are this model with different parts. A row on which nothing was observed
     changes nothing: the state passes it as it is. Series of different lengths and times are gone through together,
