@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pathline.data import Series, spirals
+from pathline.data import Series, Standardization, spirals
 from pathline.experiments.spirals import figures, identities, waves
 from pathline.experiments.spirals.config import Config
 from pathline.models import Forecaster, GRUdt, Latent, LatentODE, likelihoods
@@ -25,6 +25,7 @@ class Task:
         times: ``(T,)``, all times, the window first.
         clean: ``(T, n, 2)``, test spirals without noise.
         window: Number of times in the window.
+        unit: What all values were divided by; errors are told without it.
     """
 
     seen: Series
@@ -32,6 +33,7 @@ class Task:
     times: Tensor
     clean: Tensor
     window: int
+    unit: float = 1.0
 
     @classmethod
     def drawn(cls, observations: int, config: Config, run: Run) -> Task:
@@ -40,13 +42,14 @@ class Task:
         options: dict[str, Any] = {"observations": observations, "noise": config.noise, "generator": generator}
         seen = spirals(config.train, future=0, **options).observed
         test = spirals(config.test, **options)
-        clean = test.clean.transpose(0, 1)
-        observed = test.observed.to(run.device)
-        return cls(seen.to(run.device), observed, test.times.to(run.device), clean.to(run.device), 100)
+        scaling = Standardization(torch.zeros(2), torch.full((2,), config.unit))
+        seen, observed = (series.standardized(scaling).to(run.device) for series in (seen, test.observed))
+        clean = test.clean.transpose(0, 1).to(run.device) / config.unit
+        return cls(seen, observed, test.times.to(run.device), clean, 100, config.unit)
 
     def errors(self, predicted: Tensor) -> tuple[float, float]:
         """Root mean square errors in the window and after it, of ``(T, n, 2)``, against the clean spirals."""
-        square = (predicted - self.clean).square()
+        square = (self.unit * (predicted - self.clean)).square()
         return float(square[: self.window].mean().sqrt()), float(square[self.window :].mean().sqrt())
 
 
@@ -100,9 +103,8 @@ def _latent_ode(name: str, task: Task, config: Config, run: Run, encoded: Any = 
         encoder_hidden=config.encoder_hidden,
         field_hidden=config.field_hidden,
         decoder_hidden=config.decoder_hidden,
-        activation="elu",
         output_scale=1.0,
-        likelihood=likelihoods.Gaussian(config.noise),
+        likelihood=likelihoods.Gaussian(config.noise / config.unit),
         rtol=config.tol,
         atol=config.tol,
     ).to(run.device)
@@ -216,7 +218,8 @@ def _solver_truth(config: Config, run: Run, tasks: dict[int, Task], odes: dict[i
             used = model.dynamics.solve(z0, times)
             exact = model.dynamics.solve(z0.double().to(z0), times, rtol=1e-6, atol=1e-6)
             back = model.dynamics.solve(used.y1, times.flip(0)).y1
-            distance = float((model.decoder(used.ys) - model.decoder(exact.ys)).square().mean().sqrt())
+            missed = task.unit * (model.decoder(used.ys) - model.decoder(exact.ys))
+            distance = float(missed.square().mean().sqrt())
         there_and_back = float((back - z0).norm() / z0.norm())
         run.metric(f"there_and_back_{count}", there_and_back)
         kind = str(z0.dtype).removeprefix("torch.")

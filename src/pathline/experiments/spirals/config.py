@@ -19,16 +19,19 @@ class Config:
     """Spirals to be judged by, on the 100 times after the window."""
     noise: float = 0.3
     """Standard deviation of the noise on what is observed."""
+    unit: float = 5.0
+    """Values are divided by it, so that all networks see numbers near one."""
     latent: int = 2
     """Size of the latent state. In more dimensions than the spirals need, a latent path may drift where the decoder
     does not look, and is lost after the window."""
-    wide: int = 4
-    """Size of the paper's latent state, trained too, at the fewest observations; 0 leaves it out."""
-    field_hidden: tuple[int, ...] = (20, 20)
+    wide: int = 0
+    """Size of a larger latent state, such as the paper's 4, trained too at the fewest observations; 0 leaves it out."""
+    field_hidden: tuple[int, ...] = (32, 32)
     """Hidden layers of the field."""
-    decoder_hidden: tuple[int, ...] = (20,)
-    """Hidden layers of the decoder."""
-    encoder_hidden: int = 25
+    decoder_hidden: tuple[int, ...] = ()
+    """Hidden layers of the decoder. Without any, what looks alike is alike: a path that leaves the window goes on as
+    that of a spiral that was seen there."""
+    encoder_hidden: int = 64
     """Hidden state of the encoder, and of the recurrent network that is the baseline."""
     tol: float = 1e-3
     """Tolerance of the solve in training and in testing."""
@@ -59,6 +62,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "train": 16,
         "test": 8,
         "steps": 2,
+        "wide": 4,
         "batch": 8,
         "event_series": 8,
         "event_steps": 2,

@@ -31,9 +31,9 @@ def spirals(task: Task, model: Latent, predicted: tuple[Tensor, ...], shown: int
     n, window = task.clean.shape[1], task.window
     chosen = torch.linspace(0, n - 1, min(shown, n)).long()
     with torch.no_grad():
-        draws = model.predict(task.observed[chosen], task.times, samples=20).samples.cpu()
+        draws = model.predict(task.observed[chosen], task.times, samples=20).samples.cpu() * task.unit
     for k, (panel, i) in enumerate(zip(panels, chosen.tolist(), strict=False)):
-        clean, ode, rnn = (x[:, i].cpu() for x in (task.clean, *predicted[:2]))
+        clean, ode, rnn = (task.unit * x[:, i].cpu() for x in (task.clean, *predicted[:2]))
         for path in draws[:, :, k]:
             panel.plot(*path.T, color=PALETTE[0], linewidth=0.6, alpha=0.25)
         panel.plot(*clean.T, color=GREY, linewidth=4.0, alpha=0.55, label="truth", solid_capstyle="round")
@@ -42,7 +42,7 @@ def spirals(task: Task, model: Latent, predicted: tuple[Tensor, ...], shown: int
             *ode[window:].T, color=PALETTE[0], linewidth=1.8, linestyle=(0, (2, 1)), label="latent ODE, forecast"
         )
         panel.plot(*rnn[window:].T, color=PALETTE[1], linewidth=1.6, linestyle="-.", label="RNN with gaps, forecast")
-        panel.plot(*task.observed[i].values.cpu().T, "o", color=INK, markersize=3, label="observations")
+        panel.plot(*(task.unit * task.observed[i].values.cpu()).T, "o", color=INK, markersize=3, label="observations")
         panel.set_aspect("equal", adjustable="datalim")
         panel.spines[["top", "right"]].set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
