@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pathline.experiments.launching import RUNS, Options
 from pathline.train.folders import latest
-from pathline.train.report import number, verdict
+from pathline.train.report import number, unbound, verdict
 
 __all__ = ["print_results", "print_stopped", "shown"]
 
@@ -38,6 +38,8 @@ def print_results(folder: Path, results: Mapping[str, Any]) -> None:
         console.print(_table(results))
     kind, sentence = verdict(results)
     console.print(Text(sentence, style=_STYLE[kind]))
+    if note := unbound(results):
+        console.print(note)
     console.print(f"Report: {shown(folder / 'report.html')}", soft_wrap=True)
     if results["status"] == "out of time":
         console.print(f"Go on with: pathline run {results['experiment']} --resume {shown(folder)}", soft_wrap=True)

@@ -45,6 +45,11 @@ class History:
         return self.loss[-1] if self.loss else math.nan
 
     @property
+    def grew(self) -> bool:
+        """Whether the last training loss is above a hundred times the first, as after steps that are far too large."""
+        return self.steps > 1 and self.loss[0] > 0 and self.loss[-1] > 100 * self.loss[0]
+
+    @property
     def steps(self) -> int:
         """Number of rows."""
         return len(self.loss)

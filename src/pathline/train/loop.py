@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
@@ -90,6 +91,9 @@ def fit(  # noqa: C901 - the whole loop in one place, to be read from top to bot
 
     Returns:
         The record: one row a step.
+
+    Warns:
+        UserWarning: The last loss is above a hundred times the first one.
 
     Raises:
         ValueError: For options that contradict one another.
@@ -183,6 +187,7 @@ def fit(  # noqa: C901 - the whole loop in one place, to be read from top to bot
 
     if history.stopped == "running":
         best.check(step, watch.at_the_end(entry, full_batch=batches is None))
+    _warn_of_growth(history, name)
     return keeper.leave(history, step, restore_best)
 
 
@@ -271,6 +276,15 @@ def _backward(fabric: Fabric, stepper: Any, value: Tensor) -> Exception | None:
             raise
         return error
     return None
+
+
+def _warn_of_growth(history: History, name: str) -> None:
+    if history.grew:
+        warnings.warn(
+            f"The fit {name} ended with a loss of {history.final_loss:.4g}, far above the first one, "
+            f"{history.loss[0]:.4g}. Try a smaller `lr`, or clip=1.0.",
+            stacklevel=3,
+        )
 
 
 def _after_failure(

@@ -28,6 +28,15 @@ def make_optimizer(optimizer: str | MakeOptimizer, parameters: Iterable[Any], lr
     """An optimizer from its name, or from a function called as ``optimizer(parameters, lr=lr)``."""
     if callable(optimizer):
         return optimizer(parameters, lr=lr)
+    if not isinstance(optimizer, str):
+        raise TypeError(
+            f"`optimizer` is a name or a function of (parameters, lr=...), but {type(optimizer).__name__} came, "
+            "already built. Pass the class and the rate, optimizer=torch.optim.Adam and lr=1e-3, or for other options "
+            "optimizer=lambda parameters, lr: torch.optim.Adam(parameters, lr, betas=(0.9, 0.99))."
+            if isinstance(optimizer, Optimizer)
+            else f"`optimizer` is a name or a function of (parameters, lr=...), but {type(optimizer).__name__} came. "
+            f"The names are: {', '.join(OPTIMIZERS)}."
+        )
     if optimizer not in OPTIMIZERS:
         raise ValueError(
             f'No optimizer is called "{optimizer}".{did_you_mean(optimizer, OPTIMIZERS)} The names are: '

@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 from pathline.train.charts import Series, line_chart
 from pathline.train.folders import BrokenFile, read_json
 
-__all__ = ["number", "read_history", "verdict", "write_report"]
+__all__ = ["number", "read_history", "unbound", "verdict", "write_report"]
 
 SUPERSCRIPTS = {ord(plain): ord(raised) for plain, raised in zip("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)}
 
@@ -82,6 +82,7 @@ def write_report(folder: Path) -> Path:
     page = environment.get_template("report.html.j2").render(
         results=results,
         verdict=verdict(results),
+        unbound=unbound(results),
         rows=[row for row in rows if row["bound"] is not None],
         others=[row for row in rows if row["bound"] is None],
         fits=_fits(results, read_history(folder / "metrics.csv")),
@@ -108,6 +109,13 @@ def verdict(results: Mapping[str, Any]) -> tuple[str, str]:
     sentence = f"{met} of {total} expectations {'is' if met == 1 else 'are'} met"
     missing = len(results["missing"])
     return kind, sentence + (f"; {missing} {'was' if missing == 1 else 'were'} not measured." if missing else ".")
+
+
+def unbound(results: Mapping[str, Any]) -> str:
+    """A word on the metrics without a bound: at a small preset they say nothing."""
+    bounds = [bool(metric["expected"]) for metric in results["metrics"]]
+    told = results["preset"] != "default" and not all(bounds) and (any(bounds) or results["missing"])
+    return f"Nothing is expected of the other numbers at the preset {results['preset']}." if told else ""
 
 
 def number(value: Any, digits: int = 4) -> str:

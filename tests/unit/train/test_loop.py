@@ -253,6 +253,19 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], message: st
     assert message in str(caught.value)
 
 
+def test_an_optimizer_that_is_built_already_is_refused():
+    model = network()
+    with pytest.raises(TypeError, match=r"but Adam came, already built. Pass the class and the rate"):
+        fit(model, full, steps=1, optimizer=torch.optim.Adam(model.parameters()), quiet=True)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match=r"but int came. The names are: adam"):
+        fit(model, full, steps=1, optimizer=3, quiet=True)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_loss_that_grew_is_told():
+    with pytest.warns(UserWarning, match=r"The fit far ended with a loss of .* Try a smaller `lr`"):
+        fit(network(), full, steps=5, lr=1e6, name="far", quiet=True)
+
+
 def test_a_loss_that_is_no_scalar_is_refused():
     with pytest.raises(ValueError, match=r"`loss` returns a scalar tensor; shape \(12, 1\) came. Take the mean"):
         fit(network(), lambda model, _: model(X), steps=1, quiet=True)

@@ -14,7 +14,7 @@ import pytest
 
 from pathline.train import Run
 from pathline.train.charts import MOST_POINTS, Series, line_chart
-from pathline.train.report import number, verdict, write_report
+from pathline.train.report import number, unbound, verdict, write_report
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,14 @@ def results(met: list[bool], missing: int = 0) -> dict[str, Any]:
 )
 def test_the_verdict_counts_what_was_not_measured(met: list[bool], missing: int, kind: str, sentence: str):
     assert verdict(results(met, missing)) == (kind, sentence)
+
+
+def test_a_small_preset_says_that_most_numbers_mean_nothing():
+    some = results([True])
+    assert unbound(some) == ""
+    some["metrics"].append({"name": "accuracy", "expected": []})
+    assert unbound(some) == "Nothing is expected of the other numbers at the preset tiny."
+    assert unbound({**some, "preset": "default"}) == ""
 
 
 def chart(values: list[float], *, log: bool = True, mark: tuple[float, float] | None = None) -> ET.Element:

@@ -116,8 +116,10 @@ def without_empty(observed: np.ndarray, ids: np.ndarray, empty: str) -> np.ndarr
     none = np.flatnonzero(observed == 0)
     if empty == "keep" or not len(none):
         return np.arange(len(ids))
-    if empty == "drop":
+    if empty == "drop" and len(none) < len(ids):
         return np.flatnonzero(observed > 0)
+    if empty == "drop":
+        raise ValueError(f"At least one series has a value, but none of the {len(ids)} series has one.")
     more = "" if len(none) == 1 else f", as {len(none) - 1} others"
     raise ValueError(
         f"Each series has at least one value, but {name_of(int(none[0]), ids)} has none{more}. "

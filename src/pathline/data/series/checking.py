@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,8 +58,8 @@ def repeated(time: float, series: int, ids: np.ndarray | None, count: int, remed
     )
 
 
-def _counted(count: int, what: str) -> str:
-    return f"there is 1 {what}" if count == 1 else f"there are {count} {what}s"
+def _counted(count: int, what: str, many: str | None = None) -> str:
+    return f"there is 1 {what}" if count == 1 else f"there are {count} {many or what + 's'}"
 
 
 def check_lengths(lengths: Tensor, total: int) -> None:
@@ -88,6 +88,26 @@ def check_known(name: str, tensor: Tensor, ids: np.ndarray | None, rows: Tensor 
         raise ValueError(
             f"`{name}` are known at each row, but there is a NaN at row {row}, in {where}; "
             f"{_counted(len(missing), 'such row')}. Fill them, or make them channels of `values`, where NaN is missing."
+        )
+
+
+def check_bounded(name: str, tensor: Tensor, columns: Sequence[str], where: Callable[[int], str]) -> None:
+    """No entry is infinite, or has become so in a type that does not hold it.
+
+    Args:
+        name: The argument.
+        tensor: ``(rows, columns)``.
+        columns: Names of the columns.
+        where: Words for a row.
+    """
+    wrong = tensor.detach().isinf().nonzero()
+    if len(wrong):
+        row, column = wrong[0].tolist()
+        raise ValueError(
+            f"`{name}` are finite numbers, or NaN where missing, but {float(tensor[row, column])} came in the column "
+            f"{columns[column]!r} {where(row)}; {_counted(len(wrong), 'such entry', 'such entries')}. {tensor.dtype} "
+            f"holds numbers up to {torch.finfo(tensor.dtype).max:.2g}: larger ones need a wider `dtype`, or another "
+            "unit."
         )
 
 
@@ -125,6 +145,14 @@ def check_columns(argument: str, wanted: Iterable[Any], present: Iterable[Any]) 
             )
 
 
+def check_ids_alike(ids: np.ndarray | Sequence[Any]) -> np.ndarray:
+    """Names are all numbers or all text: arrays and files would turn ``1`` into ``"1"`` beside text."""
+    given = ids.tolist() if isinstance(ids, np.ndarray) and ids.dtype == object else ids
+    if not isinstance(given, np.ndarray) and len({isinstance(name, str) for name in given}) > 1:
+        raise TypeError(f"`ids` are all text or none is, but both came, as {list(given)[:3]}. Use map(str, ids).")
+    return np.asarray(ids)
+
+
 def check_ids(wanted: Sequence[Any], present: Mapping[Any, int]) -> None:
     """Every name is that of a series."""
     for name in wanted:
@@ -135,14 +163,64 @@ def check_ids(wanted: Sequence[Any], present: Mapping[Any, int]) -> None:
             raise ValueError(f"No series is called {name!r}.{hint}")
 
 
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Missing is NaN, which only floating types have."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(
+            f"`dtype` is a floating type, as missing values are NaN, but {dtype} came. Choose torch.float32 or "
+            "torch.float64; labels keep their own type."
+        )
+
+
+def plain(data: Any) -> Any:
+    """What ``torch.as_tensor`` takes: masked entries become NaN, tables and columns their values.
+
+    Raises:
+        TypeError: For dates and durations.
+    """
+    kind = getattr(data, "dtype", None)
+    if getattr(kind, "kind", "") in ("m", "M"):
+        raise TypeError(
+            f"{kind} is no number. Count in a unit: (t - t[0]) / numpy.timedelta64(1, 'D'); tables do so by "
+            'Series.from_table(..., unit="days").'
+        )
+    if isinstance(data, np.ma.MaskedArray):
+        # a mask says missing, as NaN does
+        data = np.ma.filled(data.astype(np.result_type(data.dtype, np.float32)), np.nan)
+    elif hasattr(data, "to_numpy"):
+        column, data = data, data.to_numpy()
+        data = column.to_numpy(dtype=np.float64, na_value=np.nan) if data.dtype == object else data
+    # torch warns of arrays that cannot be written to
+    return np.require(data, requirements=["C", "W"]) if isinstance(data, np.ndarray) else data
+
+
 def as_floating(name: str, data: Any, dtype: torch.dtype | None = None) -> Tensor:
-    """Numbers as a floating tensor; whole numbers get torch's default type."""
+    """Numbers as a floating tensor; whole numbers get torch's default type.
+
+    Raises:
+        TypeError: For anything else than real numbers.
+        ValueError: For whole times that double precision would change.
+    """
+    check_dtype(dtype)
     try:
-        tensor = torch.as_tensor(data)
+        tensor = torch.as_tensor(plain(data))
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"`{name}` are numbers, but {type(data).__name__} came: {error}") from error
     if tensor.is_complex():
         raise TypeError(f"`{name}` are real numbers, but {tensor.dtype} came.")
     if dtype is None:
         dtype = tensor.dtype if tensor.is_floating_point() else torch.get_default_dtype()
+    if name == "times" and not tensor.is_floating_point():
+        _check_exact(tensor)
     return tensor.to(dtype)
+
+
+def _check_exact(times: Tensor) -> None:
+    """Double precision tells all whole numbers up to 9e15 apart, and nanoseconds since 1970 are beyond."""
+    changed = times[times.double().to(times.dtype) != times]
+    if len(changed):
+        first = int(changed[0])
+        raise ValueError(
+            f"`times` are kept in double precision, in which {first} becomes {int(float(first))}: neighbours fall "
+            "together. Subtract an origin from the whole numbers first, as in (times - times[0]) / 1e9."
+        )

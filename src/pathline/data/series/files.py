@@ -346,7 +346,8 @@ def _series(table: pyarrow.Table, facts: dict[str, Any]) -> Series:
         scaling=None
         if scaling is None
         else Standardization(
-            *(torch.tensor(scaling[k], dtype=getattr(torch, scaling["dtype"])) for k in ("mean", "std"))
+            *(torch.tensor(scaling[k], dtype=getattr(torch, scaling["dtype"])) for k in ("mean", "std")),
+            channels=tuple(facts["channels"]),
         ),
     )
 

@@ -16,6 +16,7 @@ class Standardization:
     Args:
         mean: Of each channel, ``(D,)``.
         std: Of each channel, ``(D,)``, positive.
+        channels: Their names, by which `Series.standardized` finds them; without names the order counts.
 
     Example:
         >>> scaling = Standardization(torch.tensor([10.0]), torch.tensor([2.0]))
@@ -25,6 +26,7 @@ class Standardization:
 
     mean: Tensor
     std: Tensor
+    channels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.mean.shape != self.std.shape or self.mean.dim() != 1 or not bool((self.std > 0).all()):
@@ -44,7 +46,33 @@ class Standardization:
 
     def to(self, *args: object, **kwargs: object) -> Standardization:
         """As ``Tensor.to``."""
-        return Standardization(self.mean.to(*args, **kwargs), self.std.to(*args, **kwargs))  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return Standardization(self.mean.to(*args, **kwargs), self.std.to(*args, **kwargs), self.channels)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    def ordered(self, channels: tuple[str, ...]) -> Standardization:
+        """The same map for ``channels`` in their order.
+
+        Raises:
+            ValueError: For other names, or another number of channels.
+        """
+        if self.mean.shape != (len(channels),):
+            raise ValueError(
+                f"`scaling` has {len(self.mean)} channels, but the series have {len(channels)}: {', '.join(channels)}."
+            )
+        ours = self.channels
+        if ours is None or ours == channels or numbered(ours) or numbered(channels):
+            return self
+        if set(ours) != set(channels):
+            raise ValueError(
+                f"`scaling` is of the channels {', '.join(ours)}, but the series have {', '.join(channels)}. Name them "
+                "alike, or leave names out on one side, as in Standardization(scaling.mean, scaling.std)."
+            )
+        place = [ours.index(name) for name in channels]
+        return Standardization(self.mean[place], self.std[place], channels)
+
+
+def numbered(channels: tuple[str, ...]) -> bool:
+    """Whether nobody named them."""
+    return channels == tuple(f"channel {i}" for i in range(len(channels)))
 
 
 def fitted(values: Tensor, channels: tuple[str, ...]) -> Standardization:
@@ -82,4 +110,4 @@ def merged(parts: Iterable[Tensor], channels: tuple[str, ...], dtype: torch.dtyp
         )
     std = (squares / count).sqrt()
     flat = std <= 1e-12 * mean.abs()  # rounding of a constant leaves a spread that is none
-    return Standardization(mean.to(dtype), torch.where(flat, 1.0, std).to(dtype))
+    return Standardization(mean.to(dtype), torch.where(flat, 1.0, std).to(dtype), channels)

@@ -38,11 +38,11 @@ class Series:
 
     Args:
         times: ``(N,)``, strictly increasing within each series; kept in double precision.
-        values: ``(N, D)``, floating; NaN is missing.
+        values: ``(N, D)``, floating; NaN is missing, and so are masked entries of ``numpy.ma``.
         lengths: ``(n,)``, how many rows each series has.
         static: ``(n, S)``, what is known of each series at any time; NaN is missing.
         inputs: ``(N, K)``, what is known at each row: a dose, a control, the weather forecast. No NaN.
-        labels: ``(n, ...)``, one a series.
+        labels: ``(n, ...)``, one a series; as classes whole numbers, with -1 for unknown.
         row_labels: ``(N, ...)``, one a row.
         channels: Names of the ``D`` channels.
         static_names: Names of the ``S`` static columns.
@@ -57,7 +57,7 @@ class Series:
         mask: ``(N, D)``, whether a value was observed.
 
     Raises:
-        ValueError: For times that are not finite, repeat or decrease, and for shapes that disagree.
+        ValueError: For times that are not finite, repeat or decrease, infinite values, and shapes that disagree.
 
     Example:
         >>> series = Series(
@@ -118,7 +118,7 @@ class Series:
             )
         checking.check_lengths(self.lengths, len(self.times))
         checking.check_rows("values", self.values, len(self.times), "row", dims=2)
-        self.ids = None if ids is None else np.asarray(ids)
+        self.ids = None if ids is None else checking.check_ids_alike(ids)
         if self.ids is not None and self.ids.shape != (len(self.lengths),):
             raise ValueError(f"`ids` has one name a series, {len(self.lengths)}, but shape {self.ids.shape} came.")
         self.static = self._given("static", static, len(self.lengths), "series", dims=2)
@@ -140,13 +140,30 @@ class Series:
         )
         if self.inputs is not None:
             checking.check_known("inputs", self.inputs, self.ids, self.rows)
+        self._check_bounded()
+
+    def _check_bounded(self) -> None:
+        checking.check_bounded("values", self.values, self.channels, self._row)
+        if self.inputs is not None:
+            checking.check_bounded("inputs", self.inputs, self.input_names, self._row)
+        if self.static is not None:
+            checking.check_bounded("static", self.static, self.static_names, self._one)
+
+    def _row(self, row: int) -> str:
+        return f"at the time {float(self.times[row])} (row {row}), {self._one(int(self.rows[row]))}"
+
+    def _one(self, series: int) -> str:
+        return f"in {checking.name_of(series, self.ids)}"
 
     def _given(self, name: str, data: Any, count: int, what: str, dims: int | None = None) -> Tensor | None:
         if data is None:
             return None
-        tensor = torch.as_tensor(data).to(self.values.device)
         if dims == 2:
-            tensor = tensor.to(self.values.dtype)
+            tensor = checking.as_floating(name, data, self.values.dtype).to(self.values.device)
+        elif isinstance(data, np.ma.MaskedArray) and data.dtype.kind in "biu":
+            tensor = torch.as_tensor(np.ma.filled(data.astype(np.int64), -1)).to(self.values.device)
+        else:
+            tensor = torch.as_tensor(checking.plain(data)).to(self.values.device)
         checking.check_rows(name, tensor, count, what, dims)
         return tensor
 
@@ -184,12 +201,14 @@ class Series:
             value: Of a long table the column of values.
             static: Columns that say something of the whole series, constant in each.
             inputs: Columns that are known at each row (wide tables).
-            labels: The column, or columns, of labels of the series, constant in each.
-            row_labels: The column, or columns, of labels of the rows (wide tables).
+            labels: The column, or a list of columns, of labels of the series, constant in each. A single column of
+                whole numbers with empty cells becomes whole numbers with -1 for unknown; a list keeps NaN.
+            row_labels: The column, or a list of columns, of labels of the rows (wide tables), as ``labels``.
             duplicates: For two values of one channel at one time: ``"error"``, ``"mean"``, ``"first"`` or ``"last"``.
+                The mean is that of values and inputs; row labels have to agree.
             empty: For series without a value: ``"error"``, ``"drop"`` or ``"keep"``.
             unit: ``"seconds"``, ``"minutes"``, ``"hours"``, ``"days"``, ``"weeks"`` or ``"years"`` (of 365.25 days):
-                turns dates into numbers, counted from 1970-01-01.
+                turns dates into numbers, counted from 1970-01-01, and durations.
             dtype: Of values, static and inputs; by default torch's default type.
 
         Raises:
@@ -368,7 +387,15 @@ class Series:
             if not -len(self) <= index < len(self):
                 raise IndexError(f"There are {len(self)} series, but number {index} was asked for.")
             return torch.tensor([index % len(self)], device=self.device)
-        chosen = torch.as_tensor(index, device=self.device)
+        if isinstance(index, tuple):
+            raise TypeError(f"Series are chosen by one index, but {index} came. Several are series[{list(index)}].")
+        try:
+            chosen = torch.as_tensor(index, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                "Series are chosen by a number, a slice, numbers (m,), or booleans (n,), but "
+                f"{index!r} came. By their names: series.by_id(...)."
+            ) from error
         if chosen.numel() == 0 and chosen.dtype != torch.bool:
             chosen = chosen.long()
         if chosen.dim() != 1 or chosen.is_floating_point() or chosen.is_complex():
@@ -384,7 +411,7 @@ class Series:
         """The series of these names, in this order.
 
         Raises:
-            ValueError: For a name that no series has, or series without names.
+            ValueError: For a name that no series has, or several have, or series without names.
 
         Example:
             >>> series = Series.from_dict({"ann": ([0, 1], [5.0, 6.0]), "bob": ([0], [7.0])})
@@ -393,9 +420,22 @@ class Series:
         """
         if self.ids is None:
             raise ValueError("These series have no names. Pass `ids`, or choose by number: series[3].")
-        number = {name: i for i, name in enumerate(self.ids.tolist())}
-        checking.check_ids(ids, number)
-        return self[[number[name] for name in ids]]
+        checking.check_ids(ids, self._numbers_of_ids)
+        several = [name for name in ids if self._numbers_of_ids[name] < 0]
+        if several:
+            raise ValueError(
+                f"{self.ids.tolist().count(several[0])} series are called {several[0]!r}. Choose all of them by "
+                "series[series.ids == name]."
+            )
+        return self[[self._numbers_of_ids[name] for name in ids]]
+
+    @cached_property
+    def _numbers_of_ids(self) -> dict[Any, int]:
+        """The series of each name; -1 for a name that several have."""
+        number: dict[Any, int] = {}
+        for i, name in enumerate([] if self.ids is None else self.ids.tolist()):
+            number[name] = -1 if name in number else i
+        return number
 
     def _select(self, numbers: Tensor) -> Series:
         rows, lengths = ragged.rows_at(self.offsets, numbers)
@@ -464,12 +504,15 @@ class Series:
         """The first rows of each series, ``count`` or, of shape ``(n,)``, as many as it says; fewer where it is short.
 
         ``series.first(series.lengths - 3)`` leaves out the last three rows of each.
+
+        Raises:
+            ValueError: For a negative number or a fraction.
         """
-        return self.keep(self.places < self._of_each("count", count))
+        return self.keep(self.places < self._counts(count))
 
     def last(self, count: int | Tensor) -> Series:
         """The last rows of each series, as in `first`."""
-        return self.keep(self.places >= self.lengths[self.rows] - self._of_each("count", count))
+        return self.keep(self.places >= self.lengths[self.rows] - self._counts(count))
 
     def thin(self, keep: float | Tensor, generator: torch.Generator | None = None) -> Series:
         """Random rows of each series, drawn without replacement; they stay in their order.
@@ -511,13 +554,35 @@ class Series:
 
     def _of_each(self, name: str, value: float | Tensor) -> float | Tensor:
         """A number, or the entry of each row's series."""
+        if not isinstance(value, Tensor) and np.ndim(value):
+            value = checking.as_floating(name, value, torch.float64)
         if not isinstance(value, Tensor) or value.dim() == 0:
+            if bool(value != value):
+                raise ValueError(f"`{name}` is a number, but NaN came.")
             return value
         if value.shape != self.lengths.shape:
             raise ValueError(
                 f"`{name}` is a number or one entry a series, ({len(self)},), but shape {tuple(value.shape)} came."
             )
-        return value.to(self.device)[self.rows]
+        each = value.to(self.device)[self.rows]
+        wrong = each.isnan().nonzero()  # a series without rows has no first time, and asks for none
+        if len(wrong):
+            raise ValueError(
+                f"`{name}` is a number for each series, but NaN came {self._one(int(self.rows[wrong[0]]))}."
+            )
+        return each
+
+    def _counts(self, count: int | Tensor) -> int | Tensor:
+        """A count, or that of each row's series, where below 0 is none."""
+        if not isinstance(count, Tensor) and np.ndim(count):
+            count = torch.as_tensor(count)
+        whole = not count.is_floating_point() if isinstance(count, Tensor) else isinstance(count, int | np.integer)
+        if not whole or (not isinstance(count, Tensor) and count < 0):
+            raise ValueError(
+                f"`count` is a whole number from 0 on, or one a series, ({len(self)},), but {count} came. All but the "
+                "last row is series.first(series.lengths - 1); a fraction of them keeps series.thin(0.5)."
+            )
+        return self._of_each("count", count)  # pyright: ignore[reportReturnType]
 
     # ----------------------------------------------------------------------------------------------------- other units
     def standardized(self, scaling: Standardization | None = None) -> Series:
@@ -526,10 +591,11 @@ class Series:
         The map is kept in ``scaling``, so that other series are scaled alike and results are scaled back.
 
         Args:
-            scaling: That of other series, such as the training part; by default fitted to these.
+            scaling: That of other series, such as the training part; by default fitted to these. Its channels are
+                found by their names.
 
         Raises:
-            ValueError: For series that are standardized already, or a channel without values.
+            ValueError: For series that are standardized already, a channel without values, or a scaling of others.
 
         Example:
             >>> train = Series.from_arrays([[0.0, 1.0]], [[10.0, 14.0]]).standardized()
@@ -543,12 +609,7 @@ class Series:
             raise ValueError(
                 "These series are standardized already. Start from series.unstandardized(), or scale the original."
             )
-        chosen = fitted(self.values, self.channels) if scaling is None else scaling
-        if chosen.mean.shape != (len(self.channels),):
-            raise ValueError(
-                f"`scaling` has {len(chosen.mean)} channels, but the series have {len(self.channels)}: "
-                f"{', '.join(self.channels)}."
-            )
+        chosen = fitted(self.values, self.channels) if scaling is None else scaling.ordered(self.channels)
         return self._new(values=chosen(self.values), scaling=chosen)
 
     def unstandardized(self) -> Series:
@@ -588,17 +649,30 @@ class Series:
 
     def with_values(self, values: Tensor, channels: Sequence[str] | None = None) -> Series:
         """Other values ``(N, D')`` at the same rows: a transform of these, or a prediction."""
+        values = checking.as_floating("values", values)
         checking.check_rows("values", values, len(self.times), "row", dims=2)
         same = values.shape[1] == len(self.channels)
         names = self.channels if channels is None and same else checking.names("channel", channels, values.shape[1])
-        return self._new(values=values, channels=names, scaling=self.scaling if same else None)
+        checking.check_bounded("values", values, names, self._row)
+        scaling = self.scaling if same else None
+        if scaling is not None and set(names) == set(self.channels):
+            scaling = scaling.ordered(names)
+        elif scaling is not None:  # renamed
+            scaling = Standardization(scaling.mean, scaling.std, names)
+        return self._new(values=values, channels=names, scaling=scaling)
 
     def to(
         self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None, **more: Any
     ) -> Series:
-        """On another device, or with values, static and inputs in another type; times stay in double precision."""
+        """On another device, or with values, static and inputs in another type; times stay in double precision.
+
+        Raises:
+            TypeError: For a type without NaN.
+            ValueError: For values that the type does not hold.
+        """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
+        checking.check_dtype(dtype)
         device = self.device if device is None else device
 
         def moved(tensor: Tensor | None, cast: bool) -> Tensor | None:
@@ -606,8 +680,13 @@ class Series:
 
         changes = {name: moved(getattr(self, name), False) for name in (*_OF_ROWS, *_OF_SERIES)}
         changes |= {name: moved(getattr(self, name), True) for name in ("values", "inputs", "static")}
-        scaling = None if self.scaling is None else self.scaling.to(device=device, dtype=dtype)
-        return self._new(**changes, scaling=scaling)
+        copy = self._new(
+            **changes, scaling=None if self.scaling is None else self.scaling.to(device=device, dtype=dtype)
+        )
+        narrower = dtype is not None and torch.finfo(dtype).max < torch.finfo(self.dtype).max
+        if narrower and copy.device.type != "meta":
+            copy._check_bounded()
+        return copy
 
     def pin_memory(self) -> Series:
         """In page-locked memory, from which copies to a GPU need not wait."""
@@ -667,6 +746,8 @@ class Series:
 
     def to_table(self, *, original: bool = True) -> pandas.DataFrame:
         """A wide ``pandas`` table: ``id``, ``time``, a column a channel, inputs, static columns and labels.
+
+        A row is a row of a series: series without rows have no place in it.
 
         Args:
             original: In the units of the beginning: the origins added to the times, the scaling undone.

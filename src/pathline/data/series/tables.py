@@ -54,6 +54,7 @@ def read(
     for argument, columns in (single | given).items():
         if not (variable is not None and argument == "values"):
             checking.check_columns(argument, columns, table.columns)
+    _check_roles(table, time, _listed(id), given if variable is None else given | {"values": []})
     if len(table) == 0:
         raise ValueError("`table` has no rows.")
     clock = _times(table[time], time, unit)
@@ -76,15 +77,48 @@ def read(
         more |= {"static": _of_series(table, given["static"], code, ids, "static"), "static_names": given["static"]}
     if given["inputs"]:
         inputs = torch.as_tensor(_numbers(table, given["inputs"], "inputs"))
-        more |= {"inputs": arrays.merge(inputs, built, duplicates), "input_names": given["inputs"]}
+        inputs = arrays.merge("inputs", inputs, built, duplicates, ids)
+        more |= {"inputs": inputs, "input_names": given["inputs"]}
     if given["labels"]:
         labels = torch.as_tensor(_of_series(table, given["labels"], code, ids, "labels"))
-        more["labels"] = labels if isinstance(roles["labels"], list | tuple) else labels[:, 0]
+        more["labels"] = _labels("labels", labels, roles["labels"])
     if given["row_labels"]:
-        labels = arrays.merge(torch.as_tensor(_numbers(table, given["row_labels"], "row_labels")), built, "last")
-        more["row_labels"] = labels if isinstance(roles["row_labels"], list | tuple) else labels[:, 0]
+        labels = torch.as_tensor(_numbers(table, given["row_labels"], "row_labels"))
+        labels = arrays.merge("row_labels", labels, built, duplicates, ids)
+        more["row_labels"] = _labels("row_labels", labels, roles["row_labels"])
     series = arrays.finished(kind, built, ids, empty, dtype, **more)
     return series if variable is None else series.observed()  # in a long table a time without a value is no row
+
+
+def _check_roles(table: pandas.DataFrame, time: str, id: list[str], given: dict[str, list[str]]) -> None:  # noqa: A002
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise ValueError(
+            f"Each column has a name of its own, but `table` has {twice[0]!r} twice. Rename one, or keep the first: "
+            "table.loc[:, ~table.columns.duplicated()]."
+        )
+    others = {"time": [time], "id": id} | {role: given[role] for role in ("static", "labels")}
+    for role, columns in others.items():
+        both = [name for name in columns if name in given["values"]]
+        if both:
+            raise ValueError(f"The column {both[0]!r} is either in `values` or `{role}`, but it came in both.")
+
+
+def _labels(argument: str, labels: torch.Tensor, columns: Any) -> torch.Tensor:
+    """Of a single column ``(n,)``, with -1 for unknown classes."""
+    if isinstance(columns, list | tuple):
+        return labels
+    labels = labels[:, 0]
+    unknown = labels.isnan()
+    if not unknown.any():
+        return labels
+    if unknown.all() or (labels[~unknown] != labels[~unknown].round()).any():
+        raise ValueError(
+            f"`{argument}`: a column with empty cells holds whole numbers, the classes, and its empty cells become -1, "
+            f"but {columns!r} holds {'nothing' if unknown.all() else 'fractions'}. For a quantity pass "
+            f"{argument}=[{columns!r}], (n, 1), in which NaN is unknown."
+        )
+    return torch.where(unknown, -1.0, labels).long()
 
 
 def _listed(columns: str | Sequence[str] | None) -> list[str]:
@@ -110,6 +144,13 @@ def _codes(table: pandas.DataFrame, id: str | None) -> tuple[np.ndarray, np.ndar
 def _times(column: Any, name: str, unit: str | None) -> np.ndarray:
     if unit is not None:
         checking.one_of("unit", unit, tuple(_SECONDS))
+    if column.dtype.kind == "m":
+        if unit is None:
+            raise ValueError(
+                f"`time`: the column {name!r} holds durations. Say in which unit to count them, as in "
+                'Series.from_table(..., unit="days").'
+            )
+        return column.dt.total_seconds().to_numpy(np.float64) / _SECONDS[unit]
     if column.dtype.kind == "M":
         if unit is None:
             raise ValueError(
@@ -127,7 +168,9 @@ def _times(column: Any, name: str, unit: str | None) -> np.ndarray:
         )
     if unit is not None:
         raise ValueError(f"`unit` counts dates, but the column {name!r} holds numbers. Leave `unit` out.")
-    return column.to_numpy(dtype=np.float64)
+    if column.dtype.kind == "f" or column.isna().any():
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    return checking.as_floating("times", column, torch.float64).numpy()
 
 
 def _numeric(table: pandas.DataFrame, used: set[str]) -> list[str]:
@@ -150,7 +193,9 @@ def _numbers(table: pandas.DataFrame, columns: Sequence[str], argument: str) -> 
             )
     kinds = {table[name].dtype.kind for name in columns}
     wide = np.float64 if "f" in kinds or any(table[name].isna().any() for name in columns) else np.int64
-    return np.stack([table[name].to_numpy(dtype=wide) for name in columns], 1)
+    if wide is np.int64:
+        return np.stack([table[name].to_numpy(dtype=wide) for name in columns], 1)
+    return np.stack([table[name].to_numpy(dtype=wide, na_value=np.nan) for name in columns], 1)
 
 
 def _wide_cells(table: pandas.DataFrame, channels: Sequence[str]) -> building.Cells:
@@ -165,6 +210,11 @@ def _long_cells(
     import pandas
 
     code, found = pandas.factorize(table[variable], sort=True)
+    if (code < 0).any():
+        raise ValueError(
+            f"`variable`: the column {variable!r} is empty in {int((code < 0).sum())} rows, the first being row "
+            f"{int(np.flatnonzero(code < 0)[0])}. Leave them out: table.dropna(subset=[{variable!r}])."
+        )
     if wanted:
         checking.check_columns("values", wanted, found)
         number = {name: i for i, name in enumerate(wanted)}

@@ -53,8 +53,10 @@ class Circulation(Known):
         unknowns.
     """
 
+    components = ("arterial", "venous", "tone", "stroke volume")
+
     inflow = Quantity(unit="ml/s")
-    dilation = Quantity(0.0, unit="mmHg s/ml")
+    dilation = Quantity(0.0, unit="mmHg s/ml", closed=True)
     slowest = Quantity(0.0, unit="1/s")
     fastest = Quantity(0.0, unit="1/s")
     least = Quantity(0.0, unit="mmHg s/ml")
@@ -91,7 +93,7 @@ class Circulation(Known):
 
     def forward(self, t: Tensor, y: Tensor, args: Mapping[str, Tensor] | None = None) -> Tensor:
         """The rate of ``(arterial, venous, tone, stroke volume)``, ``(..., 4)``."""
-        inflow, dilation, slowest, fastest, least, most, *others = self.values(args)
+        inflow, dilation, slowest, fastest, least, most, *others = self.values(args, y)
         arteries, veins, steepness, set_point, delay, filling = others
         arterial, venous, tone, volume = y.unbind(-1)
         frequency = slowest + tone * (fastest - slowest)
@@ -107,5 +109,5 @@ class Circulation(Known):
 
     def blood(self, y: Tensor, args: Mapping[str, Tensor] | None = None) -> Tensor:
         """Volume that stretches the vessels, in ml, ``(...)``."""
-        arteries, veins = self.values(args)[6:8]
+        arteries, veins = self.values(args, y)[6:8]
         return arteries * y[..., 0] + veins * y[..., 1]

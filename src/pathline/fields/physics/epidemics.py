@@ -32,6 +32,8 @@ class SIR(Known):
         W. O. Kermack, A. G. McKendrick (1927), A contribution to the mathematical theory of epidemics.
     """
 
+    components = ("S", "I", "R")
+
     transmission = Quantity(0.0, unit="1/day")
     recovery = Quantity(0.0, unit="1/day")
 
@@ -47,7 +49,7 @@ class SIR(Known):
 
     def forward(self, t: Tensor, y: Tensor, args: Mapping[str, Tensor] | None = None) -> Tensor:
         """The rate of ``(S, I, R)``, shares or people, ``(..., 3)``."""
-        transmission, recovery = self.values(args)
+        transmission, recovery = self.values(args, y)
         susceptible, infected, _ = y.unbind(-1)
         infections, recoveries = transmission * susceptible * infected / y.sum(-1), recovery * infected
         return torch.stack([-infections, infections - recoveries, recoveries], -1)

@@ -10,17 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pathline.fields.physics.checking import first_sight
+
 
 class Quantity:
     r"""A named number of an equation, with bounds that no update and no inference leaves. *Maturing.*
 
     A free number $r$ becomes the quantity: $r$ itself without bounds, $\text{low} + \mathrm{softplus}(r)$ with a lower
-    one, $\text{low} + (\text{high} - \text{low})\,\sigma(r)$ with both.
+    one, $\text{low} + (\text{high} - \text{low})\,\sigma(r)$ with both. Where rounding would put it on a bound, it is
+    the next number inside.
 
     Args:
         low: Lower bound.
         high: Upper bound; it needs a lower one.
         unit: For people.
+        closed: Whether a value that is given may lie on a bound; one that is learned or inferred never does.
 
     Raises:
         ValueError: Bounds that are no interval.
@@ -32,10 +36,10 @@ class Quantity:
         0.693
     """
 
-    def __init__(self, low: float = -math.inf, high: float = math.inf, *, unit: str = "") -> None:
+    def __init__(self, low: float = -math.inf, high: float = math.inf, *, unit: str = "", closed: bool = False) -> None:
         if not low < high or (math.isinf(low) and not math.isinf(high)):
             raise ValueError(f"`low` is below `high`, and there is no `high` without it, but {low} and {high} came.")
-        self.low, self.high, self.unit = low, high, unit
+        self.low, self.high, self.unit, self.closed = low, high, unit, closed
         self.name = ""
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -52,9 +56,11 @@ class Quantity:
         """The quantity that belongs to a free number."""
         if math.isinf(self.low):
             return raw
+        least = self.low + _next(self.low, raw.dtype)
         if math.isinf(self.high):
-            return self.low + F.softplus(raw)
-        return self.low + (self.high - self.low) * torch.sigmoid(raw)
+            return (self.low + F.softplus(raw)).clamp(min=least)
+        found = self.low + (self.high - self.low) * torch.sigmoid(raw)
+        return found.clamp(least, self.high - _next(self.high, raw.dtype))
 
     def free(self, value: Tensor) -> Tensor:
         """The free number that belongs to a quantity inside the bounds."""
@@ -72,28 +78,45 @@ class Quantity:
                 f"`{self.name}` lies between {self.low:g} and {self.high:g}; a narrower interval is asked for, "
                 f"but ({low:g}, {high:g}) came."
             )
-        narrower = Quantity(low, high, unit=self.unit)
+        narrower = Quantity(low, high, unit=self.unit, closed=self.closed)
         narrower.name = self.name
         return narrower
 
     def check(self, value: Tensor, *, learned: bool) -> None:
-        """Refuse a value outside the bounds, and a learned one on them."""
-        inside = (value > self.low) & (value < self.high) if learned else (value >= self.low) & (value <= self.high)
-        if not bool(inside.all()):
-            where = "inside" if learned else "within"
+        """Refuse a value outside the bounds, or on them where they are open or the value is learned."""
+        closed = self.closed and not learned
+        if bool(self.beyond(value, closed).any()) or bool(value.isnan().any()):
             raise ValueError(
-                f"`{self.name}` lies {where} ({self.low:g}, {self.high:g}) {self.unit}".rstrip()
-                + f", but {value.tolist()} came."
+                f"`{self.name}` lies {self.interval(closed)}, but {value.tolist()} came."
                 + (" A learned quantity starts away from its bounds." if learned else "")
             )
+
+    def beyond(self, value: Tensor, closed: bool) -> Tensor:
+        """Where a value lies outside the bounds; NaN lies nowhere."""
+        if closed:
+            return (value < self.low) | (value > self.high)
+        low = torch.zeros_like(value, dtype=torch.bool) if math.isinf(self.low) else value <= self.low
+        return low if math.isinf(self.high) else low | (value >= self.high)
+
+    def interval(self, closed: bool) -> str:
+        """The bounds in words."""
+        where = "within [{:g}, {:g}{}" if closed else "inside ({:g}, {:g}{}"
+        end = "]" if closed and not math.isinf(self.high) else ")"
+        return f"{where.format(self.low, self.high, end)} {self.unit}".rstrip()
+
+
+def _next(bound: float, dtype: torch.dtype) -> float:
+    """From a bound to a number that differs from it in this type."""
+    return max(torch.finfo(dtype).tiny, abs(bound) * torch.finfo(dtype).eps)
 
 
 class Known(nn.Module):
     """An equation with named quantities: known, learned, or given for each series. *Maturing.*
 
     A subclass declares each quantity as a class attribute, calls this constructor with their values and reads them
-    by ``self.values(args)``. A quantity may be a buffer (known), a parameter (named in ``learn``), or one number a
-    series: ``args={"length": lengths}`` with ``(batch,)`` numbers, which receive gradients.
+    by ``self.values(args, y)``. A quantity may be a buffer (known), a parameter (named in ``learn``), or one number a
+    series: ``args={"length": lengths}`` with ``(batch,)`` numbers, which receive gradients. Numbers outside the bounds
+    are refused, except in compiled code and under ``torch.func``, which cannot look.
 
     Args:
         values: The quantities by name.
@@ -114,6 +137,8 @@ class Known(nn.Module):
     quantities: ClassVar[dict[str, Quantity]] = {}
     #: Names in ``args`` that are no quantities.
     others: ClassVar[tuple[str, ...]] = ()
+    #: Components of the state, in their order; where they are named, ``values`` checks how many came.
+    components: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -140,8 +165,15 @@ class Known(nn.Module):
             return self.quantities[name].bounded(self._parameters[f"free_{name}"])  # pyright: ignore[reportArgumentType]
         return self._buffers[f"fixed_{name}"]  # pyright: ignore[reportReturnType]
 
-    def values(self, args: Mapping[str, Any] | None = None) -> list[Tensor]:
-        """All quantities in the order of their declaration; those in ``args`` take the place of the module's own."""
+    def values(self, args: Mapping[str, Any] | None = None, y: Tensor | None = None) -> list[Tensor]:
+        """All quantities in the order of their declaration; those in ``args`` take the place of the module's own.
+
+        Args:
+            args: Of the solve.
+            y: The state that they are for, whose shape is checked against the components and ``args``.
+        """
+        if y is not None:
+            self._check_state(y)
         if args is None:
             return [self.value(name) for name in self.quantities]
         if not isinstance(args, Mapping):
@@ -150,6 +182,9 @@ class Known(nn.Module):
                 f'Try args={{"{next(iter(self.quantities))}": values}}.'
             )
         self._check_names(args, "args")
+        for name in args:
+            if name in self.quantities:
+                self._check_given(name, args[name], y)
         return [args[name] if name in args else self.value(name) for name in self.quantities]
 
     def _check_names(self, names: Any, argument: str) -> None:
@@ -159,6 +194,36 @@ class Known(nn.Module):
                     f"`{argument}` names {name!r}; the quantities of {type(self).__name__} are "
                     f"{', '.join((*self.quantities, *self.others))}."
                 )
+
+    def _check_state(self, y: Tensor) -> None:
+        count = len(self.components)
+        if count and (y.dim() == 0 or y.shape[-1] != count):
+            raise ValueError(
+                f"The state of {type(self).__name__} is ({', '.join(self.components)}), `y` of shape (..., {count}), "
+                f"but {tuple(y.shape)} came."
+            )
+
+    def _check_given(self, name: str, value: Any, y: Tensor | None) -> None:
+        quantity, own = self.quantities[name], torch.as_tensor(value)
+        batch = () if y is None else tuple(y.shape[:-1])
+        fits = own.dim() <= len(batch) and all(
+            size in (1, of) for size, of in zip(reversed(own.shape), reversed(batch), strict=False)
+        )
+        if batch and not fits:
+            raise ValueError(
+                f'`args["{name}"]` is one number, or one for each of the {batch[-1]} series, shape ({batch[-1]},), '
+                f"but shape {tuple(own.shape)} came."
+            )
+        if math.isinf(quantity.low) or not first_sight(own, (quantity.low, quantity.high, quantity.closed)):
+            return
+        beyond = quantity.beyond(own.detach(), quantity.closed)
+        if bool(beyond.any()):
+            first = beyond.nonzero()[0].tolist()
+            place = f"series {first[-1]} has" if first else "it is"
+            raise ValueError(
+                f'`args["{name}"]` lies {quantity.interval(quantity.closed)}, but {place} {own[tuple(first)]:g}. '
+                f"`{type(self).__name__}.{name}.bounded(x)` maps any number inside."
+            )
 
     def extra_repr(self) -> str:
         numbers = (f"{name}={_short(self.value(name))}" for name in self.quantities)

@@ -33,9 +33,11 @@ class Pendulum(Known):
         O. Linial, N. Ravid, D. Eytan, U. Shalit (2021), Generative ODE modeling with known unknowns.
     """
 
+    components = ("angle", "speed")
+
     length = Quantity(0.0, unit="m")
     gravity = Quantity(0.0, unit="m/s²")
-    friction = Quantity(0.0, unit="1/s")
+    friction = Quantity(0.0, unit="1/s", closed=True)
 
     def __init__(
         self,
@@ -50,13 +52,13 @@ class Pendulum(Known):
 
     def forward(self, t: Tensor, y: Tensor, args: Mapping[str, Tensor] | None = None) -> Tensor:
         """The rate of ``(angle, speed)``, ``(..., 2)``."""
-        length, gravity, friction = self.values(args)
+        length, gravity, friction = self.values(args, y)
         angle, speed = y.unbind(-1)
         return torch.stack([speed, -gravity / length * angle.sin() - friction * speed], -1)
 
     def energy(self, y: Tensor, args: Mapping[str, Tensor] | None = None) -> Tensor:
         """Energy over mass and squared length, ``(...)``; without friction it stays."""
-        length, gravity, _ = self.values(args)
+        length, gravity, _ = self.values(args, y)
         angle, speed = y.unbind(-1)
         return speed.square() / 2 - gravity / length * angle.cos()
 
@@ -89,6 +91,8 @@ class DoublePendulum(Known):
         tensor(0.)
     """
 
+    components = ("angle1", "angle2", "speed1", "speed2")
+
     length1 = Quantity(0.0, unit="m")
     length2 = Quantity(0.0, unit="m")
     mass1 = Quantity(0.0, unit="kg")
@@ -111,7 +115,7 @@ class DoublePendulum(Known):
 
     def forward(self, t: Tensor, y: Tensor, args: Mapping[str, Tensor] | None = None) -> Tensor:
         """The rate of ``(angle1, angle2, speed1, speed2)``, ``(..., 4)``."""
-        l1, l2, m1, m2, g = self.values(args)
+        l1, l2, m1, m2, g = self.values(args, y)
         angle1, angle2, speed1, speed2 = y.unbind(-1)
         mass, sine, cosine = m1 + m2, (angle1 - angle2).sin(), (angle1 - angle2).cos()
         pull1, pull2 = mass * g * angle1.sin(), g * angle2.sin()
@@ -123,7 +127,7 @@ class DoublePendulum(Known):
 
     def energy(self, y: Tensor, args: Mapping[str, Tensor] | None = None) -> Tensor:
         """Kinetic and potential energy in joules, ``(...)``."""
-        l1, l2, m1, m2, g = self.values(args)
+        l1, l2, m1, m2, g = self.values(args, y)
         angle1, angle2, speed1, speed2 = y.unbind(-1)
         v1, v2 = l1 * speed1, l2 * speed2
         kinetic = (m1 + m2) * v1.square() / 2 + m2 * (v2.square() / 2 + v1 * v2 * (angle1 - angle2).cos())
@@ -147,8 +151,10 @@ class DampedOscillator(Known):
         tensor([ 1., -6.])
     """
 
+    components = ("place", "velocity")
+
     frequency = Quantity(0.0, unit="rad/s")
-    damping = Quantity(0.0)
+    damping = Quantity(0.0, closed=True)
 
     def __init__(
         self,
@@ -162,6 +168,6 @@ class DampedOscillator(Known):
 
     def forward(self, t: Tensor, y: Tensor, args: Mapping[str, Tensor] | None = None) -> Tensor:
         """The rate of ``(place, velocity)``, ``(..., 2)``."""
-        frequency, damping = self.values(args)
+        frequency, damping = self.values(args, y)
         place, velocity = y.unbind(-1)
         return torch.stack([velocity, -frequency * (frequency * place + 2 * damping * velocity)], -1)

@@ -34,6 +34,8 @@ def LatentODE(
     atol: float | None = 1e-4,
     dt: float | None = None,
     gradient: Any = "backprop",
+    static: int = 0,
+    inputs: int = 0,
     **options: Any,
 ) -> Latent:
     r"""The latent ODE: an encoder that runs backwards, an autonomous field, a decoder of each state. *Maturing.*
@@ -47,14 +49,17 @@ def LatentODE(
         decoder_hidden: Widths of the decoder's hidden layers, ReLU between them.
         activation: Of the field. With "tanh" the rate is bounded, and a state cannot run away over long times; with the
             paper's "elu" it can.
-        output_scale: Factor on the last layer of the untrained field. Where it is small, states begin almost at rest,
-            and the length of the times does not matter much.
+        output_scale: Factor on the last layer of the untrained field. Where it is small, states begin almost at rest.
+            Choose a unit of time in which a series lasts about 1 to 10 all the same: with times in days the untrained
+            state runs far, the solve is long, and little is learned. Years, or a division by the longest span, do.
         likelihood: As in `Latent`; by default a normal one with a learned scale.
         method: Of the solve that decodes.
         rtol: Its relative tolerance; of no effect where steps are fixed.
         atol: Its absolute tolerance; of no effect where steps are fixed.
         dt: Its step, for a method with fixed steps.
         gradient: As in ``pathline.solve``.
+        static: Number of static covariates that the encoder reads; else they have no effect.
+        inputs: Number of known inputs that the encoder reads; else they have no effect.
         **options: Others of `Latent`, such as ``t0``, ``annealing`` or ``classifier``.
 
     Example:
@@ -74,18 +79,23 @@ def LatentODE(
         rtol = atol = None
     dynamics = NeuralODE(field, method=method, rtol=rtol, atol=atol, dt=dt, gradient=gradient)
     decoder = MLP(latent, likelihood.outputs(channels), decoder_hidden, activation="relu")
-    return Latent(_encoder(encoder, channels, latent, encoder_hidden), dynamics, decoder, likelihood, **options)
+    built = _encoder(encoder, channels, latent, encoder_hidden, {"static": static, "inputs": inputs})
+    return Latent(built, dynamics, decoder, likelihood, **options)
 
 
-def _encoder(encoder: Any, channels: int, latent: int, hidden: int) -> Any:
+def _encoder(encoder: Any, channels: int, latent: int, hidden: int, more: dict[str, Any]) -> Any:
     if encoder == "rnn":
-        return RNNEncoder(channels, latent, hidden)
+        return RNNEncoder(channels, latent, hidden, **more)
     if encoder == "attention":
-        return AttentionEncoder(channels, latent, hidden, heads=math.gcd(hidden, 4))
+        return AttentionEncoder(channels, latent, hidden, heads=math.gcd(hidden, 4), **more)
     if encoder == "ode-rnn":
         from pathline.models.recurrent import ODERNN
 
-        return RecurrentEncoder(ODERNN(channels, hidden), latent)
+        return RecurrentEncoder(ODERNN(channels, hidden, **more), latent)
     if isinstance(encoder, str):
         raise ValueError(f'`encoder` is "rnn", "ode-rnn", "attention" or a module; {encoder!r} came.')
+    if any(more.values()):
+        raise ValueError(
+            "`static` and `inputs` are for encoders by name. Build yours with them: RNNEncoder(static=...)."
+        )
     return encoder

@@ -94,6 +94,7 @@ class RNNEncoder(nn.Module):
 
     def forward(self, series: Series, t0: float = 0.0) -> Distribution:
         """The distribution of the latent state at ``t0``."""
+        _check_channels(series, self.channels)
         found = observed_rows(series, self.readout.linear.weight.dtype)
         features = [found.values, found.mask.to(found.values)]
         if self.dt:
@@ -146,6 +147,9 @@ class RecurrentEncoder(nn.Module):
 
 class AttentionEncoder(nn.Module):
     r"""A transformer over the set of observations: their order does not matter, their times do. *Maturing.*
+
+    Every observation looks at every other, so a series costs the square of its length, in time and in memory; those of
+    similar length are computed together, so that a short one doesn't cost what a long one does.
 
     Each observation is a token of its values, its mask and its time $\tau = t - t_0$, as $\tau$ and $\sin, \cos$ of
     $2^k \pi \tau / s$; one token more gathers what all of them say.
@@ -202,21 +206,52 @@ class AttentionEncoder(nn.Module):
 
     def forward(self, series: Series, t0: float = 0.0) -> Distribution:
         """The distribution of the latent state at ``t0``."""
+        _check_channels(series, self.channels)
         found = observed_rows(series, self.embed.weight.dtype)
         features = [found.values, found.mask.to(found.values), self._clock(found, t0)]
         tokens = self.embed(torch.cat(features + _inputs(series, self.inputs, found), -1))
+        order, sizes = _alike(found.lengths)
+        parts = [self._gathered(*_chosen(found, tokens, which)) for which in order.split(sizes)]
+        gathered = torch.cat(parts)[torch.argsort(order)] if parts else tokens[:0]
+        return self.readout(torch.cat([gathered, *_static(series, self.static, gathered)], -1))
+
+    def _gathered(self, found: Rows, tokens: Tensor) -> Tensor:
+        """What all observations of each series say, ``(n, hidden)``."""
         padded = laid_out(found, tokens)
         tokens = torch.cat([self.gatherer.expand(len(padded), 1, -1), padded], 1)
         places = torch.arange(padded.shape[1] + 1, device=tokens.device)
         beyond = places > found.lengths.unsqueeze(-1)
         for block in self.blocks:
             tokens = block(tokens, src_key_padding_mask=beyond)
-        return self.readout(torch.cat([tokens[:, 0], *_static(series, self.static, tokens)], -1))
+        return tokens[:, 0]
 
     def _clock(self, found: Rows, t0: float) -> Tensor:
         turns = ((found.times - t0) / self.span).unsqueeze(-1)
         angles = math.pi * turns * 2.0 ** torch.arange(self.waves, device=turns.device)
         return torch.cat([turns, angles.sin(), angles.cos()], -1).to(found.values)
+
+
+def _alike(lengths: Tensor) -> tuple[Tensor, list[int]]:
+    """Series in the order of their lengths, and how many lie between one power of two and the next; below 32 all."""
+    order = torch.argsort(lengths, stable=True)
+    power = lengths[order].clamp(min=32).double().log2().ceil()
+    return order, torch.unique_consecutive(power, return_counts=True)[1].tolist()
+
+
+def _chosen(found: Rows, tokens: Tensor, which: Tensor) -> tuple[Rows, Tensor]:
+    """The rows of some of the series, numbered anew, and their tokens."""
+    number = torch.full_like(found.lengths, -1).index_copy(0, which, torch.arange(len(which), device=which.device))
+    mine = number[found.rows] >= 0
+    rows = number[found.rows[mine]]
+    return found._replace(rows=rows, lengths=found.lengths[which], place=found.place[mine]), tokens[mine]
+
+
+def _check_channels(series: Series, channels: int) -> None:
+    if series.values.shape[-1] != channels:
+        raise ValueError(
+            f"The encoder was built for channels={channels}, but the series have {series.values.shape[-1]}. "
+            "Build it with their number of channels."
+        )
 
 
 def _inputs(series: Series, size: int, found: Rows) -> list[Tensor]:

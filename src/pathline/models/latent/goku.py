@@ -38,7 +38,7 @@ def GOKU(
     read: int = 0,
     start_hidden: int | Sequence[int] = (64,),
     scale: float | Sequence[float] = 1.0,
-    method: Any = "rk4",
+    method: Any = None,
     rtol: float | None = None,
     atol: float | None = None,
     dt: float | None = None,
@@ -70,9 +70,11 @@ def GOKU(
         read: Size of what it makes of a row.
         start_hidden: Widths of the hidden layers of $h_z$ and $h_\theta$.
         scale: Typical size of a first state, one number or one for each component.
-        method: Of the solve that decodes; fixed steps go from one requested time to the next.
-        rtol: Its relative tolerance.
-        atol: Its absolute tolerance.
+        method: Of the solve that decodes. By default ``"dopri5"`` within ``rtol`` and ``atol``, or ``"rk4"`` where
+            ``dt`` is given. A method with fixed steps and no ``dt`` makes one step from each requested time to the
+            next, so that what it says of one time depends on the others that are asked for.
+        rtol: Its relative tolerance, 1e-4 for the default method.
+        atol: Its absolute tolerance, 1e-4 for the default method.
         dt: Its step, for a method with fixed steps.
         gradient: As in ``pathline.solve``.
         compile: As in ``pathline.solve``.
@@ -80,6 +82,7 @@ def GOKU(
 
     Raises:
         TypeError: ``reader`` without ``read``, or bounds that are missing.
+        ValueError: No unknown quantity, or bounds that are not two.
 
     Example:
         >>> import torch
@@ -98,8 +101,10 @@ def GOKU(
     """
     encoder = GOKUEncoder(channels, latent, hidden, reader=reader, read=read)
     start = KnownStart(size, named(field, unknown), latent, start_hidden, typical=typical(field, unknown), scale=scale)
+    if method is None and dt is None:
+        method, rtol, atol = "dopri5", 1e-4 if rtol is None else rtol, 1e-4 if atol is None else atol
     dynamics = NeuralODE(
-        field, method=method, rtol=rtol, atol=atol, dt=dt, gradient=gradient, clock="shared", compile=compile
+        field, method=method or "rk4", rtol=rtol, atol=atol, dt=dt, gradient=gradient, clock="shared", compile=compile
     )
     return Latent(encoder, dynamics, decoder, likelihood, start=start, **options)
 
@@ -248,6 +253,8 @@ def named(field: nn.Module, unknown: Unknown) -> dict[str, Quantity]:
     wanted = (
         unknown if isinstance(unknown, Mapping) else dict.fromkeys([unknown] if isinstance(unknown, str) else unknown)
     )
+    if not wanted:
+        raise ValueError("`unknown` names at least one quantity of the field, but none came. Try unknown=['length'].")
     known = _known(field)
     return {name: _bounds(known, name, given) for name, given in wanted.items()}
 
@@ -264,6 +271,8 @@ def typical(field: nn.Module, unknown: Unknown) -> dict[str, float]:
 def _bounds(known: Known | None, name: str, given: Quantity | tuple[float, float] | None) -> Quantity:
     if isinstance(given, Quantity):
         return given
+    if given is not None and (isinstance(given, str) or not isinstance(given, Sequence) or len(given) != 2):
+        raise ValueError(f"`unknown` gives {name!r} two bounds, (low, high), but {given!r} came.")
     own = None if known is None else known.quantities.get(name)
     if known is not None and own is None:
         raise ValueError(f"`unknown` names {name!r}; {type(known).__name__} has {', '.join(known.quantities)}.")

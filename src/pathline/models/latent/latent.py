@@ -16,6 +16,8 @@ from pathline.models.latent.likelihoods import Gaussian
 from pathline.models.latent.prediction import Prediction
 from pathline.models.latent.rows import observed_rows
 from pathline.models.neural_ode import NeuralODE
+from pathline.models.recurrent.batches import check_series, pair, query
+from pathline.models.recurrent.labels import class_numbers
 
 
 class Latent(nn.Module):
@@ -92,8 +94,7 @@ class Latent(nn.Module):
         for name, part in (("encoder", encoder), ("dynamics", dynamics), ("decoder", decoder)):
             if not callable(part):
                 raise TypeError(f"`{name}` is a module or a function, but {type(part).__name__} came.")
-        if not isinstance(samples, int) or samples < 1:
-            raise ValueError(f"`samples` is a number of draws, at least 1; {samples!r} came.")
+        _count(samples, "samples", 1)
         self.encoder, self.decoder, self.start, self.prior = encoder, decoder, start, prior
         if not callable(getattr(dynamics, "solve", None)):
             dynamics = NeuralODE(dynamics, method="dopri5", rtol=1e-4, atol=1e-4)
@@ -123,10 +124,10 @@ class Latent(nn.Module):
         z0 = posterior.rsample(torch.Size([self.samples]))
         value = weight * self.divergence(posterior, z0).mean() - self.log_likelihood(z0, target).mean()
         if self.classifier is not None:
-            value = value + self.class_weight * label_loss(self.classifier(z0), observed.labels)
+            value = value + self.class_weight * label_loss(self.classifier(z0), observed)
         if self.row_classifier is not None:
             logits = self.row_classifier(self.states(z0, target))
-            value = value + self.class_weight * label_loss(logits, target.row_labels)
+            value = value + self.class_weight * label_loss(logits, target, of_rows=True)
         return value
 
     def elbo(self, batch: Any, kl_weight: float = 1.0, samples: int | None = None) -> Tensor:
@@ -139,7 +140,8 @@ class Latent(nn.Module):
         """
         observed, target = pair(batch)
         posterior = self.posterior(observed)
-        z0 = posterior.rsample(torch.Size([samples or self.samples]))
+        draws = self.samples if samples is None else _count(samples, "samples", 1)
+        z0 = posterior.rsample(torch.Size([draws]))
         return self.log_likelihood(z0, target).mean() - kl_weight * self.divergence(posterior, z0).mean()
 
     def iwae(self, batch: Any, k: int = 50) -> Tensor:
@@ -153,7 +155,7 @@ class Latent(nn.Module):
         """
         observed, target = pair(batch)
         posterior = self.posterior(observed)
-        z0 = posterior.rsample(torch.Size([k]))
+        z0 = posterior.rsample(torch.Size([_count(k, "k", 1)]))
         ratio = self.prior_distribution(z0).log_prob(z0) - posterior.log_prob(z0)
         return (torch.logsumexp(self.log_likelihood(z0, target) + ratio, 0) - math.log(k)).mean()
 
@@ -166,8 +168,8 @@ class Latent(nn.Module):
             samples: Draws for each series; 0 for the posterior mean alone.
             noise: Whether the noise of observations is drawn too.
         """
-        posterior = self.posterior(observed)
-        z0 = posterior.rsample(torch.Size([samples])) if samples else posterior.mean.unsqueeze(0)
+        posterior, t = self.posterior(observed), query(t, observed)
+        z0 = posterior.rsample(torch.Size([samples])) if _count(samples, "samples", 0) else posterior.mean.unsqueeze(0)
         states = self.states(z0, t)
         decoded = self.decoder(states)
         shown = self.likelihood.sample(decoded) if noise else self.likelihood.mean(decoded)
@@ -191,11 +193,13 @@ class Latent(nn.Module):
             t: As in ``predict``.
             samples: Draws for each series; 0 for the posterior mean.
         """
-        classifier = _some(self.row_classifier, "row_classifier")
+        classifier, t = _some(self.row_classifier, "row_classifier"), query(t, observed)
         return self._averaged(classifier, self.posterior(observed), lambda z0: self.states(z0, t), samples)
 
     def posterior(self, observed: Any) -> Distribution:
         """The distribution $q$ of the draws, batch shape ``(n,)``."""
+        if not len(check_series(observed).lengths):
+            raise ValueError("A batch holds at least one series, but none came. Leave out empty batches.")
         return self.encoder(observed, self.t0)
 
     def prior_distribution(self, like: Tensor) -> Distribution:
@@ -240,7 +244,9 @@ class Latent(nn.Module):
             states, expected = self._with_events(z0, places, spans)
         else:
             states, _ = self._solved(z0, places)
-        each = self.likelihood.log_prob(self.decoder(states), found.values)
+        decoded = self.decoder(states)
+        _check_decoded(decoded, self.likelihood, found.values.shape[-1])
+        each = self.likelihood.log_prob(decoded, found.values)
         each = torch.where(found.mask, each, torch.zeros_like(each)).sum(-1)
         return torch.zeros_like(expected).index_add(-1, found.rows, each) - expected
 
@@ -278,7 +284,7 @@ class Latent(nn.Module):
         return begun if isinstance(begun, tuple) else (begun, None)
 
     def _averaged(self, classifier: nn.Module, posterior: Distribution, shown: Any, samples: int) -> Tensor:
-        if not samples:
+        if not _count(samples, "samples", 0):
             return classifier(shown(posterior.mean))
         logits = classifier(shown(posterior.rsample(torch.Size([samples]))))
         return torch.logsumexp(F.log_softmax(logits, -1), 0) - math.log(samples)
@@ -299,31 +305,30 @@ class Intensity(nn.Module):
         return self.likelihood.intensity(self.decoder(z))
 
 
-def pair(batch: Any) -> tuple[Any, Any]:
-    """What the encoder sees and what is to be explained."""
-    observed, target = batch if isinstance(batch, tuple | list) else (batch, batch)
-    if len(observed.lengths) != len(target.lengths):
-        raise ValueError(
-            f"A batch is a `Series` or a pair (observed, target) of the same series, but they have "
-            f"{len(observed.lengths)} and {len(target.lengths)}."
-        )
-    return observed, target
-
-
-def label_loss(logits: Tensor, labels: Tensor | None) -> Tensor:
+def label_loss(logits: Tensor, series: Any, of_rows: bool = False) -> Tensor:
     """The cross-entropy of labels, averaged over those that are known and over draws.
+
+    Labels are ``(n,)``, whole numbers with -1 for unknown; or ``(n, classes)``, each 0, 1 or NaN for unknown.
 
     Args:
         logits: ``(S, n, classes)``.
-        labels: ``(n,)``, whole numbers with -1 for unknown; or ``(n, classes)`` floating, each 0, 1 or NaN for unknown.
+        series: Whose labels they are.
+        of_rows: Whether those of the rows are meant, ``(N,)`` or ``(N, classes)``.
     """
+    labels, classes = series.row_labels if of_rows else series.labels, logits.shape[-1]
     if labels is None:
         raise ValueError("A classifier is trained with labels, but the series have none. Set `labels` or `row_labels`.")
-    labels = labels.expand(len(logits), *labels.shape)
-    if not labels.is_floating_point():
-        each = F.cross_entropy(logits.flatten(0, 1), labels.flatten().long(), ignore_index=-1, reduction="sum")
-        return each / (labels >= 0).sum().clamp(min=1)
-    labels = labels.reshape(logits.shape).to(logits.dtype)
+    if labels.dim() == 1 and not (labels.is_floating_point() and classes == 1):
+        numbers = class_numbers(labels, classes, series, series.rows if of_rows else None).repeat(len(logits))
+        each = F.cross_entropy(logits.flatten(0, 1), numbers, ignore_index=-1, reduction="sum")
+        return each / (numbers >= 0).sum().clamp(min=1)
+    if labels.numel() != logits[0].numel() or bool(((labels < 0) | (labels > 1)).any()):
+        raise ValueError(
+            f"`{'row_labels' if of_rows else 'labels'}` are the numbers of classes, ({logits.shape[1]},), or one label "
+            f"for each, {tuple(logits.shape[1:])}, that is 0, 1 or NaN for unknown; but shape {tuple(labels.shape)} "
+            f"with values from {float(labels.nan_to_num(0.0).min()):g} to {float(labels.nan_to_num(0.0).max()):g} came."
+        )
+    labels = labels.reshape(logits.shape[1:]).to(logits.dtype).expand_as(logits)
     known = ~labels.isnan()
     each = F.binary_cross_entropy_with_logits(logits, torch.where(known, labels, 0.0), reduction="none")
     return torch.where(known, each, torch.zeros_like(each)).sum() / known.sum().clamp(min=1)
@@ -333,6 +338,21 @@ def _some(classifier: nn.Module | None, name: str) -> nn.Module:
     if classifier is None:
         raise ValueError(f"This model has no classes. Build it with `{name}`, such as nn.Linear(latent, classes).")
     return classifier
+
+
+def _count(number: Any, name: str, least: int) -> int:
+    if not isinstance(number, int) or number < least:
+        raise ValueError(f"`{name}` is a number of draws, at least {least}; {number!r} came.")
+    return number
+
+
+def _check_decoded(decoded: Tensor, likelihood: Any, channels: int) -> None:
+    wanted = likelihood.outputs(channels) if hasattr(likelihood, "outputs") else decoded.shape[-1]
+    if decoded.shape[-1] != wanted:
+        raise ValueError(
+            f"The `decoder` gives {wanted} numbers a state for {channels} channels under {type(likelihood).__name__}, "
+            f"but {decoded.shape[-1]} came. Its last layer has {wanted} outputs."
+        )
 
 
 def _check_times(times: Tensor, t0: float) -> None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pathline.data.series.checking import name_of
+
 
 class Gaussian(nn.Module):
     r"""Values with normal noise, $x_i \sim N(d(z(t_i)), \sigma^2)$. *Maturing.*
@@ -49,6 +51,11 @@ class Gaussian(nn.Module):
     def log_prob(self, decoded: Tensor, values: Tensor) -> Tensor:
         """Of each value, in the shape of ``values``, ``(..., D)``."""
         log_scale = self.log_scale.to(decoded.dtype)
+        if log_scale.numel() not in (1, values.shape[-1]):
+            raise ValueError(
+                f"Gaussian has one scale, or one for each channel, but it was built with {log_scale.numel()} and the "
+                f"series have {values.shape[-1]} channels."
+            )
         return -0.5 * (((values - decoded) * (-log_scale).exp()) ** 2 + math.log(2 * math.pi)) - log_scale
 
     def mean(self, decoded: Tensor) -> Tensor:
@@ -63,7 +70,8 @@ class Gaussian(nn.Module):
 class Bernoulli(nn.Module):
     r"""Values that are 0 or 1 with $\mathrm{logit}\, P(x_i = 1) = d(z(t_i))$. *Maturing.*
 
-    Values between 0 and 1 are taken as probabilities; the result is then the negative cross-entropy.
+    Values between 0 and 1 are taken as probabilities; the result is then the negative cross-entropy. Others are
+    refused.
     """
 
     def outputs(self, channels: int) -> int:
@@ -72,7 +80,13 @@ class Bernoulli(nn.Module):
 
     def log_prob(self, decoded: Tensor, values: Tensor) -> Tensor:
         """Of each value, in the shape of ``values``, ``(..., D)``."""
-        return -F.binary_cross_entropy_with_logits(decoded, values, reduction="none")
+        wrong = values[(values < 0) | (values > 1)]
+        if len(wrong):
+            raise ValueError(
+                f"Bernoulli() is of values that are 0 or 1, or probabilities, but {float(wrong[0]):g} came; "
+                f"{len(wrong)} such in all. Do not standardise such channels, or take Gaussian()."
+            )
+        return -F.binary_cross_entropy_with_logits(decoded, values.expand_as(decoded), reduction="none")
 
     def mean(self, decoded: Tensor) -> Tensor:
         """The probabilities of a 1."""
@@ -95,6 +109,9 @@ class Poisson(nn.Module):
         window: $(a, b)$, between which events were recorded; or a function of a ``Series`` that returns a tensor
             ``(n, 2)``. By default from ``t0`` of the model to the last event of each series, which makes intensities
             come out too high by about one event.
+
+    Raises:
+        ValueError: A window without length; in the loss, an event outside of its window.
 
     Example:
         >>> import torch
@@ -137,12 +154,27 @@ class Poisson(nn.Module):
         """Where events of each series were recorded, ``(n, 2)``."""
         times, lengths = series.times, series.lengths
         if callable(self.window):
-            return self.window(series).to(times)
+            return self._around(series, self.window(series).to(times))
         if self.window is not None:
-            return times.new_tensor(self.window).expand(len(lengths), 2)
+            return self._around(series, times.new_tensor(self.window).expand(len(lengths), 2))
         last = times.new_full((len(lengths),), t0)
         last = last.scatter_reduce(0, series.rows, times, "amax")
         return torch.stack([torch.full_like(last, t0), last], 1)
+
+    def _around(self, series: Any, spans: Tensor) -> Tensor:
+        """The windows, if all events lie within."""
+        start, end = spans[series.rows].unbind(1)
+        hair = 1e-6 * (end - start)  # a window may have been rounded to single precision
+        outside = (series.times < start - hair) | (series.times > end + hair)
+        wrong = (outside & series.mask.any(1)).nonzero()
+        if len(wrong):
+            row = int(wrong[0])
+            raise ValueError(
+                f"Events lie within `window`, but {name_of(int(series.rows[row]), series.ids)} has one at "
+                f"{float(series.times[row]):g} (row {row}), outside of ({float(start[row]):g}, {float(end[row]):g}); "
+                f"{len(wrong)} such in all. Widen the window, or cut the series to it by series.between(start, stop)."
+            )
+        return spans
 
 
 class Both(nn.Module):

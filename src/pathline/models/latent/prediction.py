@@ -43,4 +43,7 @@ class Prediction:
         Args:
             q: One or several numbers between 0 and 1.
         """
-        return torch.quantile(self.samples, torch.as_tensor(q).to(self.samples), dim=0)
+        wanted = torch.as_tensor(q)
+        if not bool(((wanted >= 0) & (wanted <= 1)).all()):
+            raise ValueError(f"`q` lies between 0 and 1, such as 0.9 for 90 per cent, but {q!r} came.")
+        return torch.quantile(self.samples, wanted.to(self.samples), dim=0)

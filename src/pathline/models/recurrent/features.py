@@ -59,7 +59,7 @@ class Features(nn.Module):
         Args:
             x: ``(N, channels)``, without gaps.
             mask: ``(N, channels)``.
-            gap: ``(N,)``, since the row before.
+            gap: ``(N,)``, since the row that was read before.
             series: Whose static covariates and known inputs count.
             rows: ``(N,)``, the series of each row.
             own: ``(N, inputs)``, known inputs in place of those of ``series``.

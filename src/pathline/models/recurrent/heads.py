@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pathline.models.recurrent.batches import check_series, pair, query
 from pathline.models.recurrent.gaps import Gaps
+from pathline.models.recurrent.labels import class_numbers
 from pathline.models.recurrent.order import order
 from pathline.nets import MLP
 
@@ -42,6 +44,9 @@ class Forecaster(nn.Module):
     from the state just before each row, which knows the rows before and the time of this one. Where the time since the
     row before is an input of the network (``dt``), it is one of the readout too: the state alone does not know it.
 
+    Static covariates and known inputs of the series count only where the network was built for them, as by
+    ``GRU(channels, hidden, static=2, inputs=1)``.
+
     A far forecast of an ODE-RNN is one gap: give its flow a longest step (``dt``) or an adaptive method, else a single
     step of Euler crosses it.
 
@@ -54,6 +59,7 @@ class Forecaster(nn.Module):
             observed. Without it the state goes on alone, by what happens between observations.
 
     Raises:
+        TypeError: ``recurrent`` is no ``Recurrent``.
         ValueError: ``scale`` is neither None, ``"learn"`` nor positive.
 
     Example:
@@ -75,6 +81,11 @@ class Forecaster(nn.Module):
         feedback: bool = False,
     ) -> None:
         super().__init__()
+        if not callable(getattr(recurrent, "advance", None)):
+            raise TypeError(
+                "`recurrent` is a Recurrent, such as GRUdt(channels, hidden) or ODERNN(channels, hidden), but "
+                f"{type(recurrent).__name__} came. A latent model forecasts by itself: model.predict(observed, t)."
+            )
         if not (scale is None or scale == "learn" or (isinstance(scale, int | float) and scale > 0)):
             raise ValueError(f'`scale` is None, "learn" or a positive standard deviation, but {scale!r} came.')
         self.recurrent, self.scale, self.feedback = recurrent, scale, feedback
@@ -92,20 +103,19 @@ class Forecaster(nn.Module):
         """The mean error over all values that were observed; while training in several processes, over those of all.
 
         Args:
-            batch: Series, of which each row but the first is forecast from those before it; or a pair (observed,
-                target) over the same series, where the rows of ``target`` are forecast from the rows of ``observed``
-                that lie before them.
+            batch: Series, of which each row but the first with a value is forecast from those before it; or a pair
+                (observed, target) over the same series, where the rows of ``target`` are forecast from the rows of
+                ``observed`` that lie before them.
 
         Returns:
             The mean square error or, with ``scale``, the mean negative log-likelihood, in nats a value.
         """
-        if hasattr(batch, "lengths"):
-            target: Any = batch
-            forecast, mask = self(batch), target.mask.clone()
-            mask[target.offsets[:-1][target.lengths > 0]] = False
-        else:
-            observed, target = batch  # pyright: ignore[reportGeneralTypeIssues, reportAssignmentType]
+        if isinstance(batch, tuple | list):
+            observed, target = pair(batch)
             forecast, mask = self.predict(observed, target), target.mask
+        else:
+            target: Any = check_series(batch)
+            forecast, mask = self(target), target.mask & ~_begins(target)[:, None]
         square = torch.where(mask, forecast - torch.where(mask, target.values, 0.0), 0.0).square()
         if self.scale is None:
             return self._mean(square.sum(), mask)
@@ -119,14 +129,14 @@ class Forecaster(nn.Module):
 
         Args:
             observed: What is known.
-            t: ``(T,)`` for all series, or a ``Series`` over the same series, whose times count (and whose known inputs,
-                where the network has them and forecasts are fed back).
+            t: ``(T,)``, a tensor or numbers, for all series; or a ``Series`` over the same series, whose times count
+                (and whose known inputs, where the network has them and forecasts are fed back).
             feedback: In place of the model's own.
 
         Returns:
             ``(T, n, channels)``; for a ``Series`` ``(N, channels)``, in the order of its rows.
         """
-        states = self.recurrent(observed)
+        states, t = self.recurrent(observed), query(t, observed)
         forecast = self._read(states.at(t, including=False), states.since(t, including=False))
         if not (self.feedback if feedback is None else feedback):
             return forecast
@@ -175,6 +185,13 @@ class Forecaster(nn.Module):
         return forecast.index_copy(0, index, torch.cat(found)) if found else forecast
 
 
+def _begins(series: Series) -> Tensor:
+    """Whether a row is the first of its series with a value, ``(N,)``."""
+    seen = series.mask.any(-1)
+    count = torch.cat([series.offsets.new_zeros(1), seen.cumsum(0)])
+    return seen & (count[1:] - count[series.offsets[:-1]][series.rows] == 1)
+
+
 class Classifier(nn.Module):
     """A class for each series, or for each of its rows. *Maturing.*
 
@@ -186,8 +203,10 @@ class Classifier(nn.Module):
         reverse: Whether the encoder goes backward in time.
         readout: A module from the state to the classes; by default one linear layer.
 
+    Labels are whole numbers from 0 to ``classes - 1``, and -1 where the class is unknown.
+
     Raises:
-        ValueError: The series have no labels of the kind that is asked for.
+        TypeError: ``encoder`` does not say how large its states are, and there is no ``readout``.
 
     Example:
         >>> import torch
@@ -210,6 +229,12 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder, self.classes, self.per_time, self.reverse = encoder, classes, per_time, reverse
         hidden: Any = getattr(encoder, "hidden", None)
+        if readout is None and not isinstance(hidden, int):
+            raise TypeError(
+                "`encoder` is a Recurrent, such as GRUdt(channels, hidden), or a module with a size `hidden`, but "
+                f"{type(encoder).__name__} came. Pass a `readout`; a latent model classifies by itself: "
+                "LatentODE(..., classifier=nn.Linear(latent, classes))."
+            )
         self.readout = nn.Linear(hidden, classes) if readout is None else readout
 
     def forward(self, series: Series) -> Tensor:
@@ -218,7 +243,11 @@ class Classifier(nn.Module):
         return self.readout(states.after if self.per_time else states.final)
 
     def loss(self, batch: Series) -> Tensor:
-        """The mean cross-entropy in nats; what is labelled -1 does not count. In several processes as in one."""
+        """The mean cross-entropy in nats; what is labelled -1 does not count. In several processes as in one.
+
+        Raises:
+            ValueError: The series have no labels of the kind that is asked for, or one that is no class.
+        """
         labels = self._labels(batch)
         total = F.cross_entropy(self(batch), labels, ignore_index=-1, reduction="sum")
         return mean_over_processes(total, (labels != -1).sum(), training=self.training)
@@ -228,8 +257,9 @@ class Classifier(nn.Module):
         return self(series).softmax(-1)
 
     def _labels(self, series: Series) -> Tensor:
-        labels = series.row_labels if self.per_time else series.labels
+        labels = check_series(series).row_labels if self.per_time else check_series(series).labels
         if labels is None:
             kind = "row labels, (N,)" if self.per_time else "labels, (n,)"
-            raise ValueError(f"The series have no {kind}. Pass them as Series(..., labels=...).")
-        return labels.long()
+            name = "row_labels" if self.per_time else "labels"
+            raise ValueError(f"The series have no {kind}. Pass them as Series(..., {name}=...).")
+        return class_numbers(labels, self.classes, series, series.rows if self.per_time else None)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pathline.fields import MLP
+from pathline.models.recurrent.batches import check_series
 from pathline.models.recurrent.between import Decay, Flow, Hold
 from pathline.models.recurrent.cells import GRUCell
 from pathline.models.recurrent.features import Features
@@ -27,8 +28,10 @@ class Recurrent(nn.Module):
     $$h_i^- = \mathrm{between}(h_{i-1},\, t_i - t_{i-1}), \qquad h_i = \mathrm{GRU}(h_i^-,\, [x_i, m_i, \ldots])$$
 
     ``GRU``, ``GRUdt``, ``GRUD`` and ``ODERNN`` are this model with different parts. A row on which nothing was observed
-    changes nothing: the state passes it as it is. Series of different lengths and times are gone through together,
-    observation number by observation number, each over its own gaps; one that has ended costs nothing.
+    is not read: all else is as if it weren't there, and gaps go back to the last row that was read. (A flow steps from
+    row to row and stops there too, which is one more step of the solver and nothing else.) Series of different lengths
+    and times are gone through together, observation number by observation number, each over its own gaps; one that has
+    ended costs nothing.
 
     Args:
         channels: Number of channels of the series.
@@ -104,6 +107,11 @@ class Recurrent(nn.Module):
         return self.features.inputs
 
     @property
+    def _passes_empty(self) -> bool:
+        """Whether rows without a value are left out: a model that hears of gaps or silence would notice them."""
+        return self.dt or self.impute or isinstance(self.between, Decay)
+
+    @property
     def evaluations(self) -> int:
         """Evaluations of the field in the last pass, each for all series that were advanced together."""
         return getattr(self.between, "evaluations", 0)
@@ -127,16 +135,20 @@ class Recurrent(nn.Module):
             series: The batch.
             reverse: From the last row to the first; between rows, time runs backward.
             initial: ``(n, hidden)``, the state before the first row; zeros without it.
-            to: A time, or ``(n,)``, to which the state is advanced behind the last row that is gone through, before it
-                becomes ``final``.
+            to: A time, or ``(n,)``, to which the state is advanced behind the last row that is read, before it becomes
+                ``final``.
 
         Returns:
             The states; see ``States``.
 
         Raises:
+            TypeError: ``series`` is no ``Series``.
             ValueError: Series with another number of channels, static covariates or inputs.
         """
         self._check(series)
+        whole, empty = series, ~series.mask.any(-1)
+        if self._passes_empty and bool(empty.any()):
+            series = series.keep(~empty)
         if isinstance(self.between, Flow):
             self.between.restart()
         mask = series.mask
@@ -156,7 +168,7 @@ class Recurrent(nn.Module):
         if to is not None:
             final = self._advanced(series, final, known.silent, to, reverse)
         start = h[places.ranks]
-        return States(self, series, known, places, before, after, start, final, reverse)
+        return States(self, whole, series, known, places, before, after, start, final, reverse)
 
     def _pass(
         self, h: Tensor, inputs: Tensor, gaps: tuple[Tensor, ...], seen: Tensor | None, sizes: list[int]
@@ -213,9 +225,11 @@ class Recurrent(nn.Module):
         return self.advance(h, Gaps(start, gap, silent[row] + gap.abs()[:, None]))
 
     def _check(self, series: Series) -> None:
+        check_series(series)
         if series.values.shape[-1] != self.channels:
             raise ValueError(
-                f"The model was built for channels={self.channels}, but the series have {series.values.shape[-1]}."
+                f"The model was built for channels={self.channels}, but the series have {series.values.shape[-1]}. "
+                "Build it with their number of channels."
             )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from pathline.models.recurrent.batches import query
 from pathline.models.recurrent.gaps import Gaps, Past
 from pathline.models.recurrent.order import Order
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 class States:
     """What a recurrent model returns: the state around every row, and at the end. *Maturing.*
 
+    A row without a value is not read: the state around it is the one that passes it.
+
     Attributes:
         final: ``(n, hidden)``, after the last row that was gone through, or at the time that was asked for.
         reverse: Whether time ran backward.
@@ -27,6 +31,7 @@ class States:
     def __init__(
         self,
         model: Recurrent,
+        whole: Series,
         series: Series,
         past: Past,
         order: Order,
@@ -36,19 +41,33 @@ class States:
         final: Tensor,
         reverse: bool,
     ) -> None:
-        self._model, self._series, self._past, self._order = model, series, past, order
+        self._model, self._whole, self._series, self._past, self._order = model, whole, series, past, order
         self._before, self._after, self._initial = before, after, initial
         self.final, self.reverse = final, reverse
 
     @cached_property
     def before(self) -> Tensor:
         """``(N, hidden)``, the state just before each row: it knows the rows before and the time of this one."""
-        return self._before.index_select(0, self._order.slots)
+        return self._among(self._before.index_select(0, self._order.slots), self.at)
 
     @cached_property
     def after(self) -> Tensor:
         """``(N, hidden)``, the state just after each row."""
+        return self._among(self._read, self.at)
+
+    @cached_property
+    def _read(self) -> Tensor:
+        """The state just after each row that was read."""
         return self._after.index_select(0, self._order.slots)
+
+    def _among(self, read: Tensor, passed: Callable[[Series], Tensor]) -> Tensor:
+        """What belongs to the rows that were read, together with what belongs to those that were not."""
+        if self._whole is self._series:
+            return read
+        seen = self._whole.mask.any(-1)
+        places = torch.cat([seen.nonzero(), (~seen).nonzero()]).squeeze(1)
+        both = torch.cat([read, passed(self._whole.keep(~seen))])
+        return both.index_select(0, torch.argsort(places))
 
     def at(self, t: Tensor | Series, *, including: bool = True) -> Tensor:
         """The state at any times, from the rows up to them: what the model knew then.
@@ -65,14 +84,17 @@ class States:
         row, known = self._latest(times, which, including)
         if not len(self._series.times):
             return self._initial[which].unflatten(0, shape)
-        h = torch.where(known[:, None], self.after[row], self._initial[which])
+        h = torch.where(known[:, None], self._read[row], self._initial[which])
         start = torch.where(known, self._series.times[row], times)
         gap = times - start
         silence = torch.where(known[:, None], self._past.silent[row] + gap.abs()[:, None], 0.0)
         return self._model.advance(h, Gaps(start, gap, silence)).unflatten(0, shape)
 
     def since(self, t: Tensor | Series, *, including: bool = True) -> Tensor:
-        """How long ago the last row was, ``(T, n)`` or ``(N,)``; zero before the first row. Arguments as in ``at``."""
+        """How long ago the last row was, ``(T, n)`` or ``(N,)``; zero before the first. Arguments as in ``at``.
+
+        Where the network hears of gaps, rows without a value don't count.
+        """
         times, which, shape = self.asked(t)
         row, known = self._latest(times, which, including)
         if not len(self._series.times):
@@ -81,8 +103,8 @@ class States:
 
     @property
     def gap(self) -> Tensor:
-        """``(N,)``, how long before each row the row before it was; zero for the first."""
-        return self._past.gaps.length.abs()
+        """``(N,)``, how long before each row the row before it was, in the sense of ``since``."""
+        return self._among(self._past.gaps.length.abs(), self.since)
 
     @property
     def last(self) -> Tensor:
@@ -106,11 +128,10 @@ class States:
     def asked(self, t: Tensor | Series) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         """Times, their series, and the shape in which the answer is laid out."""
         series = self._series
+        t = query(t, series)
         if isinstance(t, Tensor):
             times = t.to(series.times).repeat_interleave(len(series))
             return times, torch.arange(len(series), device=times.device).repeat(len(t)), (len(t), len(series))
-        if len(t) != len(series):
-            raise ValueError(f"`t` is a Series over the same {len(series)} series, but it holds {len(t)}.")
         return t.times.to(series.times), t.rows, (len(t.times),)
 
     def _latest(self, times: Tensor, which: Tensor, including: bool) -> tuple[Tensor, Tensor]:

@@ -251,3 +251,132 @@ def test_a_dict_of_channels_with_times_of_their_own():
         Series.from_dict({"p": {"a": ([0, 2], [1.0])}})
     with pytest.raises(TypeError, match="but an empty dict came"):
         Series.from_dict({})
+
+
+# ----------------------------------------------------------------------------------------------- what would be silent
+def test_a_mask_says_missing():
+    masked = np.ma.array([1.0, 999.0], mask=[False, True])
+    one = Series.from_arrays([np.arange(2)], [masked])
+    flat = Series.from_arrays(np.arange(2), masked[None, :, None])
+    named = Series.from_dict({"a": {"x": (np.arange(2), masked)}})
+    made = Series(torch.arange(2.0), masked[:, None], torch.tensor([2]), static=np.ma.array([[7]], mask=[[True]]))
+    for series in (one, flat, named, made):
+        assert series.mask[:, 0].tolist() == [True, False]
+        assert series.values[0].item() == 1
+    assert made.static.isnan().all()
+    labels = np.ma.array([1, 0], mask=[False, True])
+    assert Series.from_arrays([[0.0], [0.0]], [[1.0], [2.0]], labels=labels).labels.tolist() == [1, -1]
+
+
+def test_numbers_that_a_type_does_not_hold_are_named():
+    frame = pd.DataFrame({"id": [1, 1], "t": [0, 3], "x": [1.0, 2.0], "bp": [1.0, 1e40]})
+    with pytest.raises(
+        ValueError, match=r"inf came in the column 'bp' at the time 3.0 \(row 1\), in series 0 \(id 1\)"
+    ):
+        Series.from_table(frame, id="id", time="t")
+    assert Series.from_table(frame, id="id", time="t", dtype=torch.float64).values[1, 1] == 1e40
+    with pytest.raises(ValueError, match="float16 holds numbers up to 6.6e"):
+        Series.from_arrays([[0.0]], [[1e6]], dtype=torch.float16)
+    with pytest.raises(TypeError, match="`dtype` is a floating type"):
+        Series.from_arrays([[0.0]], [[1.0]], dtype=torch.int64)
+    with pytest.raises(TypeError, match="real numbers, but torch.complex64 came"):
+        Series.from_arrays(torch.arange(2.0), torch.zeros(1, 2, 1, dtype=torch.complex64))
+
+
+def labelled(**columns):
+    return pd.DataFrame({"id": [1, 1, 2, 3], "t": [0, 1, 0, 0], "x": [1.0, 2.0, 3.0, 4.0], **columns})
+
+
+def test_labels_with_empty_cells():
+    def read(column, **how):
+        return Series.from_table(labelled(y=column), id="id", time="t", values=["x"], **how)
+
+    for column in ([1, 1, NAN, 0], pd.array([1, 1, None, 0], dtype="Int64")):
+        labels = read(column, labels="y").labels
+        assert labels.tolist() == [1, -1, 0]
+        assert labels.dtype == torch.int64
+    assert read([1, 1, NAN, 0], row_labels="y").row_labels.tolist() == [1, 1, -1, 0]
+    assert read([1.5, 1.5, NAN, 0], labels=["y"]).labels[:, 0].isnan().tolist() == [False, True, False]
+    assert read([1.5, 1.5, 2, 0], labels="y").labels.tolist() == [1.5, 2, 0]
+    with pytest.raises(ValueError, match=r"but 'y' holds fractions. For a quantity pass labels=\['y'\]"):
+        read([1.5, 1.5, NAN, 0], labels="y")
+    with pytest.raises(ValueError, match="but 'y' holds nothing"):
+        read([NAN] * 4, labels="y")
+
+
+def test_whole_times_that_double_precision_would_merge():
+    late = 1_600_000_000_000_000_000
+    with pytest.raises(ValueError, match=f"{late + 1} becomes {late}: neighbours.*Subtract an origin"):
+        Series.from_arrays([np.array([late + 1, late + 2])], [[1.0, 2.0]], duplicates="mean")
+    with pytest.raises(ValueError, match="Subtract an origin"):
+        Series.from_table(pd.DataFrame({"t": [late + 1, late + 2], "x": [1.0, 2.0]}), time="t", duplicates="mean")
+    seconds = Series.from_arrays([np.array([late, late + 10**9])], [[1.0, 2.0]])
+    assert seconds.gaps.tolist() == [0, 1e9]
+
+
+def test_columns_of_pandas_with_another_index():
+    time, x = pd.Series([0, 1], index=[5, 6]), pd.Series([1.0, None], index=[5, 6])
+    for entry in ((time, x), {"x": (time, x)}):
+        series = Series.from_dict({"a": entry})
+        torch.testing.assert_close(series.values, torch.tensor([[1.0], [NAN]]), equal_nan=True)
+    nullable = pd.array([1, None], dtype="Int64")
+    assert Series.from_arrays([[0, 1]], [nullable]).mask[:, 0].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("zone", [None, "UTC"])
+def test_dates_and_durations(zone):
+    dates = pd.Series(pd.to_datetime(["2020-01-01", "2020-01-02"]).tz_localize(zone))
+    with pytest.raises(TypeError, match=r"`times` are numbers, .* is no number. Count in a unit"):
+        Series.from_arrays([dates], [[1.0, 2.0]])
+    with pytest.raises(TypeError, match="is no number"):
+        Series.from_dict({"a": {"x": (dates, [1.0, 2.0])}})
+    frame = pd.DataFrame({"t": dates - dates[0], "x": [1.0, 2.0]})
+    assert Series.from_table(frame, time="t", unit="hours").times.tolist() == [0, 24]
+    with pytest.raises(ValueError, match='holds durations. Say in which unit.*unit="days"'):
+        Series.from_table(frame, time="t")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"a": [1, 2, 3]}, TypeError, r"\(times, values\), .* but series 0 \(id 'a'\) has \[1, 2, 3\]"),
+        ({"a": {"x": 5}}, TypeError, r"but series 0 \(id 'a'\) has {'x': 5}"),
+        ({"a": ([0], [1.0]), "b": {"x": ([0], [1.0])}}, TypeError, r"but series 1 \(id 'b'\) has"),
+        ({"a": {}}, ValueError, "at least one channel"),
+        ({"a": {"x": ([0], ["w"])}}, TypeError, "`values` are numbers, but could not convert"),
+        ({1: ([0], [1.0]), "2": ([0], [1.0])}, TypeError, r"all text or none is, but both came, as \[1, '2'\]"),
+    ],
+)
+def test_wrong_entries_of_a_dict_are_named(given, error, message):
+    with pytest.raises(error, match=message):
+        Series.from_dict(given)
+
+
+def test_columns_that_say_two_things():
+    frame = labelled()
+    for role in ({"static": ["x"]}, {"labels": "x"}):
+        with pytest.raises(ValueError, match="'x' is either in `values` or"):
+            Series.from_table(frame, id="id", time="t", values=["x"], **role)
+    with pytest.raises(ValueError, match="'t' is either in `values` or `time`"):
+        Series.from_table(frame, id="id", time="t", values=["t", "x"])
+    with pytest.raises(ValueError, match="but `table` has 'x' twice"):
+        Series.from_table(pd.concat([frame, frame[["x"]]], axis=1), id="id", time="t")
+    long = pd.DataFrame({"t": [0, 1], "k": ["a", None], "v": [1.0, 2.0]})
+    with pytest.raises(ValueError, match="the column 'k' is empty in 1 rows, the first being row 1"):
+        Series.from_table(long, time="t", variable="k", value="v")
+
+
+def test_rows_of_one_time_that_disagree():
+    given = {"times": [[0.0, 0.0]], "values": [[1.0, 3.0]], "row_labels": [torch.tensor([0, 1])]}
+    with pytest.raises(
+        ValueError, match=r'`row_labels` .* series 0 \(id 0\) has two at the time 0.0; duplicates="first"'
+    ):
+        Series.from_arrays(**given, duplicates="mean")
+    assert Series.from_arrays(**given, duplicates="last").row_labels.tolist() == [1]
+    same = given | {"row_labels": [torch.tensor([1, 1])]}
+    assert Series.from_arrays(**same, duplicates="mean").row_labels.tolist() == [1]
+
+
+def test_no_series_with_a_value():
+    with pytest.raises(ValueError, match="none of the 1 series has one"):
+        Series.from_arrays([[0.0]], [[NAN]], empty="drop")

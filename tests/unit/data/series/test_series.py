@@ -291,3 +291,55 @@ def test_values_are_real_numbers():
 def test_times_may_go_back_from_one_series_to_the_next():
     series = Series(torch.tensor([5.0, 5.0, 1.0]), torch.zeros(3, 1), torch.tensor([1, 1, 1]))
     assert series.gaps.tolist() == [0, 0, 0]
+
+
+def test_scaling_finds_the_channels_by_their_names():
+    times = torch.arange(3.0)
+    ab = Series.from_arrays(times, torch.randn(2, 3, 2) * torch.tensor([1.0, 100.0]), channels=["a", "b"])
+    ba = ab.with_values(ab.values[:, [1, 0]], ["b", "a"])
+    scaled = ab.standardized()
+    torch.testing.assert_close(ba.standardized(scaled.scaling).values[:, [1, 0]], scaled.values)
+    torch.testing.assert_close(ba.standardized(scaled.scaling).unstandardized().values, ba.values)
+    turned = scaled.with_values(scaled.values[:, [1, 0]], ["b", "a"])
+    torch.testing.assert_close(turned.unstandardized().values, ba.values)
+    with pytest.raises(ValueError, match="`scaling` is of the channels a, b, but the series have a, c"):
+        ab.with_values(ab.values, ["a", "c"]).standardized(scaled.scaling)
+    nameless = Series.from_arrays(times, ab.values.reshape(2, 3, 2))
+    assert torch.equal(nameless.standardized(scaled.scaling).values, scaled.values)
+
+
+def test_types_without_room_are_refused(series):
+    with pytest.raises(TypeError, match="`dtype` is a floating type, as missing values are NaN, but torch.int64 came"):
+        series.to(torch.int64)
+    large = series.with_values(series.values * 1e5)
+    with pytest.raises(
+        ValueError, match=r"inf came in the column 'b' at the time 0.0 \(row 0\), in series 0 \(id 'v'\)"
+    ):
+        large.to(torch.float16)
+    with pytest.raises(ValueError, match="-inf came in the column 'a'"):
+        series.with_values((0 * series.values).log())
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "message"),
+    [
+        (lambda s: s["v"], TypeError, r"but 'v' came. By their names: series.by_id"),
+        (lambda s: s[["v"]], TypeError, "By their names"),
+        (lambda s: s[0, 1], TypeError, r"by one index, but \(0, 1\) came. Several are series\[\[0, 1\]\]"),
+        (lambda s: s.first(-1), ValueError, "`count` is a whole number from 0 on.*but -1 came"),
+        (lambda s: s.last(1.5), ValueError, "`count` is a whole number from 0 on.*but 1.5 came"),
+        (lambda s: s.before(NAN), ValueError, "`t` is a number, but NaN came"),
+        (lambda s: s.after([1.0, 2.0]), ValueError, r"`t` is a number or one entry a series, \(5,\), but shape \(2,\)"),
+        (lambda s: s.before([1.0, 1.0, NAN, 1.0, 1.0]), ValueError, r"but NaN came in series 2 \(id 'x'\)"),
+        (lambda s: s[[0, 1, 0]].by_id("v"), ValueError, "2 series are called 'v'"),
+    ],
+)
+def test_wrong_questions_are_named(series, ask, error, message):
+    with pytest.raises(error, match=message):
+        ask(series)
+
+
+def test_lists_are_one_entry_a_series(series):
+    assert series.before([1.0, 9.0, 9.0, 0.0, 9.0]).lengths.tolist() == [1, 0, 1, 1, 1]
+    assert series.first([1, 2, 0, 3, 9]).lengths.tolist() == [1, 0, 0, 3, 2]
+    assert series.before(series.starts).lengths.sum() == 0

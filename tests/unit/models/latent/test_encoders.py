@@ -156,3 +156,15 @@ def test_covariates_and_inputs_are_read_where_the_encoder_is_built_for_them(seri
 def test_wrong_parts_are_refused_in_words(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_attention_pays_for_short_series_by_their_own_length():
+    lengths = torch.tensor([3, 100, 5, 0, 70, 4])
+    times = torch.cat([torch.rand(int(n), dtype=torch.float64).cumsum(0) for n in lengths])
+    series = Series(times, torch.randn(len(times), 2, dtype=torch.float64), lengths)
+    encoder, shapes = built("attention"), []
+    encoder.blocks[0].register_forward_hook(lambda module, given, result: shapes.append(tuple(result.shape[:2])))
+    together = features(encoder, series)
+    assert shapes == [(4, 6), (2, 101)]
+    alone = torch.cat([features(encoder, series[i : i + 1]) for i in range(6)])
+    assert torch.allclose(together, alone, atol=1e-12)

@@ -42,7 +42,7 @@ def ragged():
 def test_lengths_are_found_that_nobody_told():
     series, _ = swings(48)
     others, new = swings(32, seed=1)
-    found = model(annealing=annealing.Constant(1e-3))
+    found = model(annealing=annealing.Constant(1e-3), method="rk4")
     with torch.no_grad():
         assert torch.corrcoef(torch.stack([quantities(found, others)["length"], new]))[0, 1].abs() < 0.8
         found.decoder.weight.copy_(torch.tensor([[1.0, 0.0]]))
@@ -58,7 +58,7 @@ def test_lengths_are_found_that_nobody_told():
 
 def test_every_series_has_numbers_of_its_own():
     series, _ = swings(5)
-    found = model()
+    found = model(method="rk4")
     both = quantities(found, series)["length"]
     alone = torch.cat([quantities(found, series[i : i + 1])["length"] for i in range(5)])
     torch.testing.assert_close(both, alone)
@@ -67,6 +67,20 @@ def test_every_series_has_numbers_of_its_own():
     state, args = found.start(found.posterior(series).mean)
     expected = solve(found.dynamics.field, state, T, args=args, method="rk4").ys
     torch.testing.assert_close(prediction.states[0], expected)
+
+
+def test_a_forecast_does_not_depend_on_what_else_is_asked_for():
+    series, _ = swings(5)
+    found, far = model(scale=3.0), torch.tensor([9.0], dtype=torch.float64)
+    among = torch.linspace(0.0, 9.0, 181, dtype=torch.float64)
+    for model_, off in ((found, 0.01), (model(scale=3.0, dt=0.05), 0.01)):
+        alone = model_.predict(series, far, samples=0).mean[-1]
+        torch.testing.assert_close(alone, model_.predict(series, among, samples=0).mean[-1], rtol=0, atol=off)
+    steps = model(scale=3.0, method="rk4")
+    assert (steps.predict(series, far, samples=0).mean[-1] - alone).abs().max() > 0.1
+    assert (found.dynamics.method, found.dynamics.rtol, found.dynamics.atol) == ("dopri5", 1e-4, 1e-4)
+    assert (steps.dynamics.method, steps.dynamics.rtol, steps.dynamics.dt) == ("rk4", None, None)
+    assert model(dt=0.1).dynamics.method == "rk4"
 
 
 def test_gradients_reach_the_encoder_through_the_numbers_alone():
@@ -156,6 +170,11 @@ def test_refusals():
         model(unknown=["mass"])
     with pytest.raises(ValueError, match="narrower"):
         model(unknown={"length": (-1.0, 1.0)})
+    with pytest.raises(ValueError, match="at least one quantity"):
+        model(unknown={})
+    for wrong in ((0.5, 1.0, 2.0), 0.5, "ab"):
+        with pytest.raises(ValueError, match=r"two bounds, \(low, high\)"):
+            model(unknown={"length": wrong})
     plain = Latent(RNNEncoder(1, 2), fields.MLP(2), nn.Linear(2, 1))
     with pytest.raises(TypeError, match="infers no quantities"):
         quantities(plain, swings(2)[0])

@@ -114,8 +114,69 @@ def test_what_is_observed_and_what_is_explained_may_differ(series):
     model = small()
     early, late = series.before(1.0), series.after(1.0)
     assert torch.isfinite(model.loss((early, late)))
-    with pytest.raises(ValueError, match="of the same series, but they have 3 and 2"):
+    with pytest.raises(ValueError, match="over the same 3 series as what is observed, but it holds 2"):
         model.loss((series, series[:2]))
+
+
+def test_pairs_agree_in_their_ids_and_channels(series):
+    options = {"ids": list("abc"), "channels": ["x", "y"]}
+    one, turned, other = (
+        Series(series.times, series.values, series.lengths, **(options | more))
+        for more in ({}, {"channels": ["y", "x"]}, {"ids": list("acb")})
+    )
+    model = small()
+    assert torch.isfinite(model.loss((one, series)))
+    for target, said in ((turned, "the same channels in the same order"), (other, "series 1 is 'b' there and 'c'")):
+        for bound in (model.loss, model.elbo, model.iwae):
+            with pytest.raises(ValueError, match=said):
+                bound((one, target))
+    with pytest.raises(ValueError, match="series 1 is 'b' there"):
+        model.predict(one, other)
+
+
+def test_times_may_be_numbers(series):
+    model = small()
+    assert torch.equal(*(model.predict(series, t, samples=0).mean for t in ([1, 2.5], torch.tensor([1.0, 2.5]))))
+    for t, said in ((torch.tensor(2.0), "shape"), (torch.ones(3, 2), "shape"), ([1.0, NAN], r"t\[1\] is nan")):
+        with pytest.raises(ValueError, match=said):
+            model.predict(series, t)
+
+
+def test_what_does_not_fit_is_named(series):
+    model = small()
+    for encoder in ("rnn", "ode-rnn", "attention"):
+        with pytest.raises(ValueError, match=r"built for channels=2, but the series have 1"):
+            small(encoder=encoder).loss(Series(series.times, series.values[:, :1], series.lengths))
+    with pytest.raises(ValueError, match="at least one series, but none came"):
+        model.loss(series[:0])
+    with pytest.raises(TypeError, match="A batch is a Series, but Tensor came"):
+        model.loss(series.values)
+    with pytest.raises(ValueError, match="`k` is a number of draws, at least 1; 0 came"):
+        model.iwae(series, k=0)
+    with pytest.raises(ValueError, match="`samples` is a number of draws, at least 0; -1 came"):
+        model.predict(series, [1.0], samples=-1)
+    with pytest.raises(ValueError, match="between 0 and 1.*but 50 came"):
+        model.predict(series, [1.0], samples=2).quantile(50)
+    narrow = Latent(RNNEncoder(2, 4), fields.MLP(4), nn.Linear(4, 1))
+    with pytest.raises(ValueError, match="`decoder` gives 2 numbers a state for 2 channels under Gaussian, but 1 came"):
+        narrow.loss(series)
+    with pytest.raises(ValueError, match="built with 3 and the series have 2 channels"):
+        small(likelihood=likelihoods.Gaussian(0.1, learn=True, channels=3)).loss(series)
+
+
+@pytest.mark.parametrize("encoder", ["rnn", "ode-rnn", "attention"])
+def test_covariates_and_known_inputs_reach_the_encoder(encoder, series):
+    inputs = torch.randn(len(series.times), 1)
+    one, other = (
+        Series(series.times, series.values, series.lengths, static=static, inputs=inputs)
+        for static in (torch.zeros(3, 2), torch.ones(3, 2))
+    )
+    model = small(encoder=encoder, static=2, inputs=1)
+    assert not torch.allclose(model.posterior(one).mean, model.posterior(other).mean)
+    with pytest.raises(ValueError, match="come|none"):
+        model.loss(series)
+    with pytest.raises(ValueError, match="for encoders by name"):
+        small(encoder=RNNEncoder(2, 3), static=2)
 
 
 def test_common_times_are_ragged_ones(series):
@@ -269,6 +330,17 @@ def test_labels_of_series_and_of_rows_are_learned_from_what_is_known(series):
     assert model.classify_rows(series, torch.tensor([0.0, 1.0]), samples=3).shape == (2, 3, 4)
     with pytest.raises(ValueError, match="the series have none"):
         model.loss(series)
+
+
+@pytest.mark.parametrize(("wrong", "said"), [(4, "has 4"), (NAN, "has nan"), (1.5, "has 1.5")])
+def test_labels_are_numbers_of_classes(wrong, said, series):
+    marked = Series(series.times, series.values, series.lengths, labels=torch.tensor([0, wrong, -1]), ids=list("abc"))
+    model = small(classifier=nn.Linear(3, 4))
+    with pytest.raises(ValueError, match=rf"from 0 to 3.*series 1 \(id 'b'\) {said}"):
+        model.loss(marked)
+    marked = Series(series.times, series.values, series.lengths, labels=torch.ones(3, 3))
+    with pytest.raises(ValueError, match=r"one label for each, \(3, 4\)"):
+        model.loss(marked)
 
 
 def test_unknown_labels_give_no_gradient(series):

@@ -11,9 +11,10 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from pathline.data import Series
-from pathline.models import Latent, NeuralODE, likelihoods
+from pathline.models import Latent, LatentODE, NeuralODE, likelihoods
 
 A, B = 0.4, -0.7
+NAN = float("nan")
 
 
 class Certain:
@@ -61,10 +62,10 @@ def closed_form(spans):
 
 @pytest.mark.parametrize("clock", ["shared", "per-sample"])
 def test_a_poisson_process_has_its_closed_form(clock):
-    model = process(likelihoods.Poisson(window=(0.2, 2.5)), clock=clock)
+    model = process(likelihoods.Poisson(window=(0.05, 2.5)), clock=clock)
     found = model.log_likelihood(Z0.expand(4, 3, 1), EVENTS)
     assert found.shape == (4, 3)
-    assert torch.allclose(found[2], closed_form([(0.2, 2.5)] * 3), atol=1e-6)
+    assert torch.allclose(found[2], closed_form([(0.05, 2.5)] * 3), atol=1e-6)
 
 
 def windows(series):
@@ -80,6 +81,30 @@ def test_without_a_window_it_ends_with_the_last_event():
     model = process(likelihoods.Poisson())
     spans = [(0.0, 1.5), (0.0, 2.0), (0.0, 0.0)]
     assert torch.allclose(model.log_likelihood(Z0[None], EVENTS)[0], closed_form(spans), atol=1e-6)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_events_lie_within_their_window(both):
+    events = likelihoods.Poisson(window=(0.2, 2.5))
+    density = likelihoods.Both(likelihoods.Gaussian(), events) if both else events
+    with pytest.raises(ValueError, match=r"series 0 has one at 0.1 \(row 0\), outside of \(0.2, 2.5\); 1 such"):
+        density.spans(EVENTS, 0.0)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_zeros_and_ones_are_learned_whatever_the_number_of_draws(both):
+    values = torch.tensor([[1.0], [0.0], [NAN], [0.25], [1.0]])
+    density = likelihoods.Bernoulli()
+    density = likelihoods.Both(density, likelihoods.Poisson()) if both else density
+    model = LatentODE(1, 2, likelihood=density, samples=3)
+    series = Series(EVENTS.times, values, EVENTS.lengths)
+    model.loss(series).backward()
+    z0 = torch.randn(3, 3, 2)
+    with torch.no_grad():
+        together = model.log_likelihood(z0, series)
+        assert torch.allclose(together, torch.cat([model.log_likelihood(z, series) for z in z0.split(1)]), atol=1e-3)
+    with pytest.raises(ValueError, match="0 or 1, or probabilities, but 3 came; 1 such"):
+        model.loss(Series(EVENTS.times, values.index_fill(0, torch.tensor([1]), 3.0), EVENTS.lengths))
 
 
 def test_the_integral_has_a_gradient():

@@ -48,7 +48,10 @@ def made(name: str, **more: int) -> Recurrent:
 
 
 def walked(model: Recurrent, series: Series, reverse: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """States before and after each row, and the last ones: one series after the other, one row after the other."""
+    """States before and after each row, and the last ones: one series after the other, one row after the other.
+
+    A row without a value is passed and not remembered; a flow stops there.
+    """
     before, after = torch.zeros(2, len(series.times), model.hidden, dtype=torch.float64).unbind()
     final = torch.zeros(len(series), model.hidden, dtype=torch.float64)
     for i in range(len(series)):
@@ -56,15 +59,17 @@ def walked(model: Recurrent, series: Series, reverse: bool = False) -> tuple[Ten
         h, last, seen, previous = final[i], torch.zeros(2, dtype=torch.float64), None, None
         for row in reversed(rows) if reverse else rows:
             time, mask = series.times[row], series.mask[row]
-            seen = time.expand(2) if seen is None else seen
+            heard = time.expand(2) if seen is None else seen
             gap = time - (time if previous is None else previous)
-            silence = (time - seen).abs()
-            if previous is not None:
-                h = moved(model, h, previous, gap, silence)
-            before[row] = h
+            silence = (time - heard).abs()
+            passing = h if previous is None else moved(model, h, previous, gap, silence)
+            before[row] = after[row] = passing
+            if not mask.any() and type(model.between).__name__ != "Flow":
+                continue
             if mask.any():
-                h = updated(model, h, torch.where(mask, series.values[row], 0.0), mask, gap, silence, last)
-            after[row] = h
+                x = torch.where(mask, series.values[row], 0.0)
+                after[row] = updated(model, passing, x, mask, gap, silence, last)
+            h, seen = after[row], heard
             last, seen, previous = torch.where(mask, series.values[row], last), torch.where(mask, time, seen), time
         final[i] = h
     return before, after, final

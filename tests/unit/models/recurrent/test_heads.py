@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pathline.data import Series
-from pathline.models import GRU, ODERNN, Classifier, Forecaster, load, save
+from pathline.models import GRU, ODERNN, Classifier, Forecaster, LatentODE, load, save
 from tests.unit.models.recurrent.examples import made, ragged
 
 NAMES = ["gru", "gru_dt", "gru_d", "ode_rnn", "of time"]
@@ -27,7 +27,7 @@ def test_at_its_rows_it_has_the_states_around_them(name, reverse):
     close(states.at(series), states.after)
     close(states.at(series, including=False), states.before)
     close(states.since(series, including=False), states.gap)
-    assert not states.since(series).any()
+    assert not states.since(series)[series.mask.any(-1)].any()
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -44,7 +44,7 @@ def test_at_any_time_it_knows_the_rows_up_to_it_alone(reverse):
 
 
 def test_times_for_other_series_are_refused():
-    with pytest.raises(ValueError, match="over the same 5 series, but it holds 2"):
+    with pytest.raises(ValueError, match="over the same 5 series as what is observed, but it holds 2"):
         made("gru")(ragged()).at(ragged()[[0, 1]])
 
 
@@ -73,6 +73,55 @@ def test_the_loss_is_the_mean_over_what_was_observed_behind_the_first_rows():
         if bool(series.mask[row, channel])
     ]
     assert float(model.loss(series).detach()) == pytest.approx(sum(counted) / len(counted), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gru", "gru_dt", "gru_d"])
+def test_rows_without_a_value_change_no_forecast_and_no_loss(name):
+    model, series = Forecaster(made(name)).double(), ragged()
+    series.values[series.offsets[2]] = torch.nan  # a first row too
+    rest, t = series.observed(), torch.tensor([9.0], dtype=torch.float64)
+    close(model.loss(series), model.loss(rest))
+    close(model.predict(series, t), model.predict(rest, t))
+    close(model(series)[series.mask.any(-1)], model(rest))
+
+
+def test_pairs_hold_the_same_series_and_channels():
+    model, series = Forecaster(made("gru")).double(), ragged()
+    options = {"ids": list("abcde"), "channels": ["x", "y"]}
+    one, turned, other = (
+        Series(series.times, series.values, series.lengths, **(options | more))
+        for more in ({}, {"channels": ["y", "x"]}, {"ids": list("abdce")})
+    )
+    close(model.loss((one, series)), model.loss((series, series)))
+    with pytest.raises(ValueError, match=r"observed has \('x', 'y'\) and target \('y', 'x'\)"):
+        model.loss((one, turned))
+    with pytest.raises(ValueError, match=r"series 2 is 'c' there and 'd' in `target`. Order it by target.by_id"):
+        model.loss((one, other))
+    with pytest.raises(ValueError, match="'c' there and 'd' in `t`"):
+        model.predict(one, other)
+
+
+def test_times_may_be_numbers_and_are_finite():
+    model, series = Forecaster(made("gru_dt")).double(), ragged()
+    assert torch.equal(model.predict(series, [4.0, 5]), model.predict(series, torch.tensor([4.0, 5.0])))
+    with pytest.raises(ValueError, match=r"t\[1\] is nan"):
+        model.predict(series, torch.tensor([4.0, torch.nan]))
+    for t in (torch.tensor(4.0), torch.zeros(5, 3)):
+        with pytest.raises(ValueError, match="that all series share, but shape"):
+            model.predict(series, t)
+    with pytest.raises(TypeError, match="or a Series, but str came"):
+        model.predict(series, "tomorrow")
+
+
+def test_what_is_no_series_and_no_network_is_named():
+    with pytest.raises(TypeError, match="A batch is a Series, but Tensor came"):
+        Forecaster(made("gru")).loss(torch.zeros(3, 2))
+    with pytest.raises(TypeError, match="A batch is a Series, but Tensor came"):
+        made("gru")(torch.zeros(3, 2))
+    with pytest.raises(TypeError, match="`recurrent` is a Recurrent.* but Latent came"):
+        Forecaster(LatentODE(2, 4))
+    with pytest.raises(TypeError, match="`encoder` is a Recurrent.* but Latent came"):
+        Classifier(LatentODE(2, 4), 3)
 
 
 def test_a_pair_is_forecast_from_the_first_of_both():
@@ -178,6 +227,23 @@ def test_rows_labelled_minus_one_do_not_count():
     model = Classifier(made("gru"), 3, per_time=True).double()
     expected = nn.functional.cross_entropy(model(series)[1::2], series.row_labels[1::2])
     close(model.loss(partly), expected)
+
+
+@pytest.mark.parametrize(("wrong", "said"), [(3, "has 3"), (-2, "has -2"), (math.nan, "has nan"), (0.9, "has 0.8999")])
+def test_labels_are_numbers_of_classes(wrong, said):
+    series = ragged()
+    labels = torch.tensor([0, 1, wrong, -1, 2])
+    named = Series(series.times, series.values, series.lengths, labels=labels, ids=list("abcde"))
+    with pytest.raises(ValueError, match=rf"from 0 to 2.*series 2 \(id 'c'\) {said}"):
+        Classifier(made("gru"), 3).double().loss(named)
+    rows = torch.zeros(14)
+    rows[5] = wrong
+    named = Series(series.times, series.values, series.lengths, row_labels=rows)
+    with pytest.raises(ValueError, match="`row_labels` are whole numbers.*series 2, row 5, has"):
+        Classifier(made("gru"), 3, per_time=True).double().loss(named)
+    whole = Series(series.times, series.values, series.lengths, labels=series.labels.double())
+    model = Classifier(made("gru"), 3).double()
+    assert torch.equal(model.loss(whole), model.loss(series))
 
 
 def test_labels_are_asked_for():

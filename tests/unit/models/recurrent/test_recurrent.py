@@ -97,6 +97,25 @@ def test_a_row_without_a_value_passes_a_flowing_state_as_it_is():
     assert not torch.equal(states.after[~empty], states.before[~empty])
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", ["gru_dt", "gru_d", "flow with gaps"])
+def test_a_row_without_a_value_is_as_if_it_were_not_there(name, reverse):
+    times = torch.tensor([0.1, 0.5, 0.9, 100.0, 0.3, 0.2, 0.4], dtype=torch.float64)
+    values = torch.randn(7, 2, dtype=torch.float64)
+    values[[1, 3, 4, 5]] = torch.nan
+    series = Series(times, values, torch.tensor([4, 1, 2]))
+    flowing = Recurrent(2, 4, between=Flow(fields.MLP(4)), dt=True).double()
+    model = flowing if name == "flow with gaps" else made(name)
+    seen = series.mask.any(-1)
+    with torch.no_grad():
+        whole, rest = (model(s, reverse=reverse, to=-1.0 if reverse else 101.0) for s in (series, series.observed()))
+        for part in ("before", "after", "gap"):
+            close(getattr(whole, part)[seen], getattr(rest, part))
+        close(whole.final, rest.final)
+        close(whole.at(times.unique()), rest.at(times.unique()))
+        close(whole.before[~seen], rest.at(series)[~seen])
+
+
 def test_what_others_observe_and_when_leaves_a_series_bitwise_untouched():
     model, series = made("ode_rnn"), ragged()
     mine = series.rows <= 2
