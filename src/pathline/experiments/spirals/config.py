@@ -41,7 +41,7 @@ class Config:
     """Spirals in an update."""
     lr: float = 1e-2
     """Learning rate of Adam, decaying to zero as a cosine."""
-    clip: float = 100.0
+    clip: float = 10.0
     """Largest norm of the gradient."""
     shuffled: int = 30
     """Observations in the ablation, whose encoder sees the gaps between them in random order; 0 leaves it out."""

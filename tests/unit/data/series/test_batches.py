@@ -60,7 +60,10 @@ def test_two_series_are_dealt_out_alike():
 
 
 def test_workers_send_series():
-    loader = DataLoader(numbered(), batch_size=5, collate_fn=Series.collate, num_workers=1)
+    # Spawned: in a process where another test has loaded JAX, a fork warns.
+    loader = DataLoader(
+        numbered(), batch_size=5, collate_fn=Series.collate, num_workers=1, multiprocessing_context="spawn"
+    )
     assert [batch.lengths.tolist() for batch in loader] == [[3] * 5] * 2
 
 
