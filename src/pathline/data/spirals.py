@@ -63,7 +63,7 @@ def spirals(
         The observed series, all times, and the clean spirals.
 
     Raises:
-        ValueError: More observations than times, or a series longer than what the margins leave.
+        ValueError: No spiral, more observations than times, or a series longer than what the margins leave.
 
     Example:
         >>> from pathline.data import spirals
@@ -75,6 +75,8 @@ def spirals(
         R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud (2018), Neural ordinary differential equations.
     """
     length, starts = window + future, grid - 2 * margin - window - future
+    if n < 1:
+        raise ValueError(f"`n` is a number of spirals, at least 1; {n} came.")
     if not 1 <= observations <= window:
         raise ValueError(f"`observations` lies between 1 and the {window} times of the window; {observations} came.")
     if starts < 1:

@@ -84,3 +84,8 @@ def test_the_generator_decides_everything():
 def test_impossible_wishes_are_refused_in_words(options, message):
     with pytest.raises(ValueError, match=message):
         spirals(4, **options)
+
+
+def test_no_spiral_is_refused():
+    with pytest.raises(ValueError, match="`n` is a number of spirals, at least 1; 0 came"):
+        spirals(0)
