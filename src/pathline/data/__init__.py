@@ -11,7 +11,7 @@ from pathline.data.mnist import mnist5000
 from pathline.data.nafld import nafld
 from pathline.data.pbcseq import pbcseq
 from pathline.data.pendulum_frames import PendulumDraws, PendulumFilms, pendulum_frames
-from pathline.data.series import Series, SeriesFile, Standardization
+from pathline.data.series import Series, SeriesFile, Standardization, growing
 from pathline.data.sinusoids import sine_wave, sinusoids
 from pathline.data.smoothing import SmoothingSpline
 from pathline.data.spheres import concentric_spheres
@@ -35,6 +35,7 @@ __all__ = [
     "cubic",
     "digits",
     "fashion_mnist",
+    "growing",
     "hudson_bay",
     "japanese_vowels",
     "mnist5000",

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 INK = "#222222"
 
 
-def observations(series: Series, axes: Axes | None = None, *, number: int = 0, channel: int = 0, **marks: Any) -> Axes:
+def observations(
+    series: Series, axes: Axes | None = None, *, number: int = 0, channel: int | str = 0, **marks: Any
+) -> Axes:
     """Draw the observed points of one series; missing values leave no mark. *Maturing.*
 
     Args:
         series: The series.
         axes: Where to draw; the current axes of pyplot if omitted.
         number: Which of the series.
-        channel: Which of its channels.
+        channel: Which of its channels, by number or name.
         **marks: Options of ``axes.plot``.
 
     Returns:
@@ -40,10 +42,10 @@ def observations(series: Series, axes: Axes | None = None, *, number: int = 0, c
         >>> axes = observations(sinusoids(4, 30), Figure().subplots(), number=2)
     """
     axes = on_axes(axes)
-    one = series[number]
-    seen = one.mask[:, channel]
+    one, column = series[number], _column(series, channel)
+    seen = one.mask[:, column]
     style: dict[str, Any] = {"marker": "o", "linestyle": "", "color": INK, "markersize": 4, "zorder": 5} | marks
-    axes.plot(array(one.times[seen]), array(one.values[seen, channel]), **style)
+    axes.plot(array(one.times[seen]), array(one.values[seen, column]), **style)
     axes.set_xlabel("t")
     return axes
 
@@ -109,7 +111,7 @@ def forecast(
     later: Series | None = None,
     since: float | None = None,
     number: int = 0,
-    channel: int = 0,
+    channel: int | str = 0,
     levels: Sequence[float] = (0.5, 0.9),
     color: str = PALETTE[0],
     **line: Any,
@@ -125,7 +127,7 @@ def forecast(
         later: Observations that the model was not given, drawn hollow.
         since: Where the forecast begins; the rest is shaded.
         number: Which of the series.
-        channel: Which of its channels.
+        channel: Which of its channels, by number or name.
         levels: As for :func:`fan`.
         color: As for :func:`fan`.
         **line: As for :func:`fan`.
@@ -144,7 +146,7 @@ def forecast(
         ...     series.before(2.5), samples, t, Figure().subplots(), later=series.after(2.5), since=2.5
         ... )
     """
-    axes = on_axes(axes)
+    axes, channel = on_axes(axes), _column(observed, channel)
     if since is not None:
         axes.axvspan(since, float(t[-1]), color="#EEEEEE", zorder=0)
     if truth is not None:
@@ -156,6 +158,18 @@ def forecast(
             later, axes, number=number, channel=channel, markerfacecolor="white", markeredgewidth=0.8, label="not shown"
         )
     return observations(observed, axes, number=number, channel=channel, label="observed")
+
+
+def _column(series: Series, channel: int | str) -> int:
+    if isinstance(channel, str):
+        if channel not in series.channels:
+            raise ValueError(f"`channel` is one of {', '.join(series.channels)}, but {channel!r} came.")
+        return series.channels.index(channel)
+    if not -len(series.channels) <= channel < len(series.channels):
+        raise ValueError(
+            f"`channel` is the number of one of {len(series.channels)} channels, or its name, but {channel} came."
+        )
+    return channel
 
 
 def _curves(prediction: Any, t: Tensor, number: int, channel: int) -> np.ndarray:

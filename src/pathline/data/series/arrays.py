@@ -1,15 +1,14 @@
-"""Series from arrays and dicts."""
+"""Series from arrays, and from rows that are built."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pathline.data.series import building, checking
+from pathline.data.series import building, checking, converting
 
 if TYPE_CHECKING:
     from pathline.data.series.series import Series
@@ -30,14 +29,20 @@ def read(
     """A list of arrays, or rectangles."""
     checking.one_of("duplicates", duplicates, building.DUPLICATES)
     checking.one_of("empty", empty, building.EMPTY)
-    checking.check_dtype(dtype)
-    if dtype is None:
-        first = values[0] if isinstance(values, list | tuple) and len(values) else values
-        dtype = first.dtype if isinstance(first, Tensor) and first.is_floating_point() else torch.get_default_dtype()
+    converting.check_dtype(dtype)
+    times, values = (list(x) if getattr(x, "dtype", None) == np.dtype(object) else x for x in (times, values))
+    mask, given = more.pop("mask", None), more.pop("lengths", None)
+    wide, dtype = _types(values, dtype)
     if not isinstance(values, list | tuple):
-        times, values, lengths, more = _rectangles(times, checking.as_floating("values", values, dtype), more)
+        table = _masked(converting.as_floating("values", values, wide), mask)
+        times, values, lengths, more = _rectangles(times, table, given, more)
+    elif given is not None:
+        raise ValueError("`lengths` belong to rectangles (n, T, D); a list has arrays of their own lengths already.")
     else:
-        times, values, lengths, more = _lists(times, values, dtype, more)
+        times, values, lengths, more = _lists(times, values, mask, wide, more)
+    if wide != dtype:
+        names = checking.names("channel", more.get("channels"), values.shape[1])
+        converting.warn_rounded(values.detach().cpu().numpy(), dtype, names)
     device = values.device
     values, times = values.to("cpu", dtype), times.to("cpu", torch.float64)  # sorted and merged on the CPU
     ids = more.get("ids")
@@ -54,8 +59,37 @@ def read(
     return kind(times, values, lengths, **more).to(device)
 
 
-def _rectangles(times: Any, values: Tensor, more: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
-    clock = checking.as_floating("times", times, torch.float64)
+def _types(values: Any, dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
+    """In which type values are read, and which they get; they differ where nobody asked for the second."""
+    if dtype is not None:
+        return dtype, dtype
+    first = values[0] if isinstance(values, list | tuple) and len(values) else values
+    if isinstance(first, Tensor) and first.is_floating_point():
+        return first.dtype, first.dtype
+    default = torch.get_default_dtype()
+    narrow = getattr(first, "dtype", None) in (np.float32, np.float16)
+    return default if narrow else torch.float64, default
+
+
+def _masked(values: Tensor, mask: Any) -> Tensor:
+    """Values with NaN where the mask says that nothing was observed."""
+    if mask is None:
+        return values
+    observed = torch.as_tensor(converting.plain(mask)).to(values.device)
+    if observed.shape == values.shape[:-1]:
+        observed = observed[..., None].expand(values.shape)
+    if observed.shape != values.shape or not bool(((observed == 0) | (observed == 1)).all()):
+        raise ValueError(
+            f"`mask` says of each of the values whether it was observed, {tuple(values.shape)}, in booleans or zeros "
+            f"and ones, but {observed.dtype} of shape {tuple(observed.shape)} came."
+        )
+    return torch.where(observed == 1, values, torch.nan)
+
+
+def _rectangles(
+    times: Any, values: Tensor, lengths: Any, more: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+    clock = converting.as_floating("times", times, torch.float64)
     if values.dim() != 3:
         raise ValueError(
             f"`values` is a list of arrays (T_i, D), or one array (n, T, D), but shape {tuple(values.shape)} came. "
@@ -68,14 +102,25 @@ def _rectangles(times: Any, values: Tensor, more: dict[str, Any]) -> tuple[Tenso
             f"{tuple(clock.shape)} came."
         )
     flat = {
-        name: torch.as_tensor(checking.plain(more[name])).flatten(0, 1) for name in _ROWS if more.get(name) is not None
+        name: torch.as_tensor(converting.plain(more[name])).flatten(0, 1)
+        for name in _ROWS
+        if more.get(name) is not None
     }
-    lengths = torch.full((n,), length)
-    return clock.expand(n, length).reshape(-1), values.reshape(n * length, channels), lengths, more | flat
+    clock, values = clock.expand(n, length).reshape(-1), values.reshape(n * length, channels)
+    if lengths is None:
+        return clock, values, torch.full((n,), length), more | flat
+    lengths = torch.as_tensor(converting.plain(lengths)).to("cpu", torch.int64)
+    if lengths.shape != (n,) or bool(((lengths < 0) | (lengths > length)).any()):
+        raise ValueError(
+            f"`lengths` ({n},) say how many of the {length} columns belong to each series, but {lengths.tolist()} came."
+        )
+    there = (torch.arange(length) < lengths[:, None]).flatten()
+    flat = {name: tensor[there.to(tensor.device)] for name, tensor in flat.items()}
+    return clock[there.to(clock.device)], values[there.to(values.device)], lengths, more | flat
 
 
 def _lists(
-    times: Any, values: Any, dtype: torch.dtype, more: dict[str, Any]
+    times: Any, values: Any, mask: Any, dtype: torch.dtype, more: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
     if len(times) != len(values):
         raise ValueError(
@@ -84,8 +129,15 @@ def _lists(
         )
     if not len(values):
         raise ValueError("`values` has at least one series, but an empty list came.")
-    clocks = [checking.as_floating("times", entry, torch.float64) for entry in times]
+    if any(np.ndim(entry) == 0 for entry in (times[0], values[0])):
+        raise ValueError(
+            "`times` and `values` are lists with one array a series, but lists of numbers came. A single series is "
+            "Series.from_arrays([times], [values])."
+        )
+    clocks = [converting.as_floating("times", entry, torch.float64) for entry in times]
     tables = [_table(entry, dtype) for entry in values]
+    if mask is not None:
+        tables = [_masked(table, observed) for table, observed in zip(tables, mask, strict=True)]
     width = max((table.shape[1] for table in tables if table.dim() == 2), default=1)
     tables = [table.reshape(0, width) if table.numel() == 0 else table for table in tables]
     for i, (clock, table) in enumerate(zip(clocks, tables, strict=True)):
@@ -96,10 +148,12 @@ def _lists(
             )
     lengths = torch.tensor([len(clock) for clock in clocks], dtype=torch.int64)
     flat = {
-        name: torch.cat([torch.as_tensor(checking.plain(x)) for x in more[name]])
+        name: torch.cat([torch.as_tensor(converting.plain(x)) for x in more[name]])
         for name in _ROWS
         if more.get(name) is not None
     }
+    if "inputs" in flat and flat["inputs"].dim() == 1:  # one input, as one channel of `values`
+        flat["inputs"] = flat["inputs"][:, None]
     return torch.cat(clocks), torch.cat(tables), lengths, more | flat
 
 
@@ -110,7 +164,7 @@ def _table(entry: Any, dtype: torch.dtype) -> Tensor:
             entry = np.asarray(entry, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise TypeError(f"`values` are numbers, (T,) or (T, D) of each series, but {error}.") from error
-    table = checking.as_floating("values", entry, dtype)
+    table = converting.as_floating("values", entry, dtype)
     return table[:, None] if table.dim() == 1 else table
 
 
@@ -168,86 +222,14 @@ def merge(name: str, data: Tensor, built: building.Built, duplicates: str, ids: 
     return merged
 
 
-def read_dict(kind: type[Series], series: Mapping[Any, Any], duplicates: str, more: dict[str, Any]) -> Series:
-    """``{id: (times, values)}`` or ``{id: {channel: (times, values)}}``."""
-    if not isinstance(series, Mapping) or not series:
-        raise TypeError(
-            "Series.from_dict takes {id: (times, values)} or {id: {channel: (times, values)}}, but "
-            f"{'an empty dict' if isinstance(series, Mapping) else type(series).__name__} came."
-        )
-    entries = list(series.values())
-    ids = checking.check_ids_alike(list(series))
-    for i, entry in enumerate(entries):
-        pairs = entry.values() if isinstance(entry, Mapping) else [entry]
-        if isinstance(entry, Mapping) != isinstance(entries[0], Mapping) or not all(map(_is_pair, pairs)):
-            raise TypeError(
-                "Each entry is (times, values), or each is {channel: (times, values)}, but "
-                f"{checking.name_of(i, ids)} has {entry!r:.80}."
-            )
-    if not isinstance(entries[0], Mapping):
-        return read(
-            kind,
-            [times for times, _ in entries],
-            [values for _, values in entries],
-            more.pop("sort", False),
-            duplicates,
-            more.pop("empty", "error"),
-            more.pop("dtype", None),
-            {"ids": ids} | more,
-        )
-    channels = checked_channels(entries, more.pop("channels", None))
-    pieces = [
-        (i, channels.index(name), _numbers("times", times), _numbers("values", values))
-        for i, entry in enumerate(entries)
-        for name, (times, values) in entry.items()
-    ]
-    if not pieces:
-        raise ValueError("Each series has at least one channel, as in {id: {channel: (times, values)}}, but none came.")
-    for i, channel, times, values in pieces:
-        if times.shape != values.shape or times.ndim != 1:
-            raise ValueError(
-                f"Channel {channels[channel]!r} of {checking.name_of(i, ids)} has times of shape {times.shape} and "
-                f"values of shape {values.shape}, but one shape (T,) is wanted."
-            )
-    sizes = [len(times) for _, _, times, _ in pieces]
-    code = np.repeat([i for i, _, _, _ in pieces], sizes)
-    cells = building.Cells(
-        np.arange(len(code)),
-        np.repeat([channel for _, channel, _, _ in pieces], sizes),
-        np.concatenate([values for _, _, _, values in pieces]),
-    )
-    time = np.concatenate([times for _, _, times, _ in pieces])
-    built = building.build(code, time, cells, channels, ids, duplicates)
-    return finished(kind, built, ids, more.pop("empty", "error"), more.pop("dtype", None), channels=channels, **more)
-
-
-def _is_pair(entry: Any) -> bool:
-    return hasattr(entry, "__len__") and not isinstance(entry, str | Mapping) and len(entry) == 2
-
-
-def _numbers(name: str, data: Any) -> np.ndarray:
-    if isinstance(data, list | tuple):  # None, as a list may hold, is missing
-        try:
-            data = np.asarray(data, dtype=np.float64) if name == "values" else data
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"`{name}` are numbers, but {error}.") from error
-    return np.atleast_1d(checking.as_floating(name, data, torch.float64).detach().cpu().numpy())
-
-
-def checked_channels(entries: list[Mapping[str, Any]], wanted: Any) -> tuple[str, ...]:
-    """The channels that are named anywhere, sorted; or the wanted ones."""
-    found = sorted({name for entry in entries for name in entry}, key=str)
-    if wanted is None:
-        return tuple(found)
-    checking.check_columns("channels", found, wanted)
-    return tuple(wanted)
-
-
 def finished(
     kind: type[Series], built: building.Built, ids: np.ndarray, empty: str, dtype: torch.dtype | None, **more: Any
 ) -> Series:
     """The series of built rows, without empty ones."""
-    values = checking.as_floating("values", built.values, torch.get_default_dtype() if dtype is None else dtype)
+    if dtype is None:
+        dtype = torch.get_default_dtype()
+        converting.warn_rounded(built.values, dtype, more["channels"])
+    values = converting.as_floating("values", built.values, dtype)
     rows = np.repeat(np.arange(len(ids)), built.lengths)
     seen = np.bincount(rows, weights=(~np.isnan(built.values)).sum(1), minlength=len(ids))
     kept = building.without_empty(seen, ids, empty)

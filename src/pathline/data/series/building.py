@@ -93,7 +93,7 @@ def _scattered(
         words = repeated(float(times[row]), int(series[row]), ids, int((often - 1).clip(0).sum()), "")
         raise ValueError(
             f'{words}The first is in the channel {channels[channel]!r}. Pass duplicates="mean" to average them, or '
-            'duplicates="first" or "last" to keep one.'
+            'duplicates="first" or "last" to keep one. Where rows are events, of which each counts, move them apart.'
         )
     flat = np.full(size, np.nan)
     if duplicates == "mean":

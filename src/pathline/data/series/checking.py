@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pathline.data.series.series import Series
 
 
 def name_of(series: int, ids: np.ndarray | None) -> str:
@@ -111,6 +114,20 @@ def check_bounded(name: str, tensor: Tensor, columns: Sequence[str], where: Call
         )
 
 
+def check_all_bounded(series: Series) -> None:
+    """No value, input or static covariate is infinite."""
+    check_bounded("values", series.values, series.channels, lambda row: row_of(series, row))
+    if series.inputs is not None:
+        check_bounded("inputs", series.inputs, series.input_names, lambda row: row_of(series, row))
+    if series.static is not None:
+        check_bounded("static", series.static, series.static_names, lambda one: f"in {name_of(one, series.ids)}")
+
+
+def row_of(series: Series, row: int) -> str:
+    """``at the time 3.0 (row 7), in series 2``."""
+    return f"at the time {float(series.times[row])} (row {row}), in {name_of(int(series.rows[row]), series.ids)}"
+
+
 def names(kind: str, given: Sequence[str] | None, count: int) -> tuple[str, ...]:
     """The names of the columns; numbered where none were given."""
     if given is None:
@@ -129,8 +146,10 @@ def one_of(argument: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"`{argument}` is one of {', '.join(map(repr, choices))}, but {value!r} came.{hint}")
 
 
-def check_columns(argument: str, wanted: Iterable[Any], present: Iterable[Any]) -> None:
-    """Every column is in the table.
+def check_columns(
+    argument: str, wanted: Iterable[Any], present: Iterable[Any], lacks: str = "the table has no column"
+) -> None:
+    """Every column is there.
 
     Raises:
         ValueError: With the closest name.
@@ -141,7 +160,7 @@ def check_columns(argument: str, wanted: Iterable[Any], present: Iterable[Any]) 
             close = difflib.get_close_matches(str(column), list(map(str, there)), n=1, cutoff=0.5)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(
-                f"`{argument}`: the table has no column {column!r}.{hint} Its columns: {', '.join(map(str, there))}."
+                f"`{argument}`: {lacks} {column!r}.{hint} Its {lacks.split()[-1]}s: {', '.join(map(str, there))}."
             )
 
 
@@ -157,70 +176,10 @@ def check_ids(wanted: Sequence[Any], present: Mapping[Any, int]) -> None:
     """Every name is that of a series."""
     for name in wanted:
         if name not in present:
-            close = difflib.get_close_matches(str(name), list(map(str, present)), n=1, cutoff=0.5)
+            texts = {str(other): other for other in present} if isinstance(name, str) else {}
+            close = difflib.get_close_matches(str(name), list(texts), n=1, cutoff=0.5)
             some = ", ".join(map(repr, list(present)[:5]))
-            hint = f" Did you mean {close[0]!r}?" if close else f" The first of the {len(present)} names: {some}."
+            hint = (
+                f" Did you mean {texts[close[0]]!r}?" if close else f" The first of the {len(present)} names: {some}."
+            )
             raise ValueError(f"No series is called {name!r}.{hint}")
-
-
-def check_dtype(dtype: torch.dtype | None) -> None:
-    """Missing is NaN, which only floating types have."""
-    if dtype is not None and not dtype.is_floating_point:
-        raise TypeError(
-            f"`dtype` is a floating type, as missing values are NaN, but {dtype} came. Choose torch.float32 or "
-            "torch.float64; labels keep their own type."
-        )
-
-
-def plain(data: Any) -> Any:
-    """What ``torch.as_tensor`` takes: masked entries become NaN, tables and columns their values.
-
-    Raises:
-        TypeError: For dates and durations.
-    """
-    kind = getattr(data, "dtype", None)
-    if getattr(kind, "kind", "") in ("m", "M"):
-        raise TypeError(
-            f"{kind} is no number. Count in a unit: (t - t[0]) / numpy.timedelta64(1, 'D'); tables do so by "
-            'Series.from_table(..., unit="days").'
-        )
-    if isinstance(data, np.ma.MaskedArray):
-        # a mask says missing, as NaN does
-        data = np.ma.filled(data.astype(np.result_type(data.dtype, np.float32)), np.nan)
-    elif hasattr(data, "to_numpy"):
-        column, data = data, data.to_numpy()
-        data = column.to_numpy(dtype=np.float64, na_value=np.nan) if data.dtype == object else data
-    # torch warns of arrays that cannot be written to
-    return np.require(data, requirements=["C", "W"]) if isinstance(data, np.ndarray) else data
-
-
-def as_floating(name: str, data: Any, dtype: torch.dtype | None = None) -> Tensor:
-    """Numbers as a floating tensor; whole numbers get torch's default type.
-
-    Raises:
-        TypeError: For anything else than real numbers.
-        ValueError: For whole times that double precision would change.
-    """
-    check_dtype(dtype)
-    try:
-        tensor = torch.as_tensor(plain(data))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"`{name}` are numbers, but {type(data).__name__} came: {error}") from error
-    if tensor.is_complex():
-        raise TypeError(f"`{name}` are real numbers, but {tensor.dtype} came.")
-    if dtype is None:
-        dtype = tensor.dtype if tensor.is_floating_point() else torch.get_default_dtype()
-    if name == "times" and not tensor.is_floating_point():
-        _check_exact(tensor)
-    return tensor.to(dtype)
-
-
-def _check_exact(times: Tensor) -> None:
-    """Double precision tells all whole numbers up to 9e15 apart, and nanoseconds since 1970 are beyond."""
-    changed = times[times.double().to(times.dtype) != times]
-    if len(changed):
-        first = int(changed[0])
-        raise ValueError(
-            f"`times` are kept in double precision, in which {first} becomes {int(float(first))}: neighbours fall "
-            "together. Subtract an origin from the whole numbers first, as in (times - times[0]) / 1e9."
-        )

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
+from pathline.data.series import arrow
 from pathline.data.series.batches import place
 from pathline.data.series.scaling import Standardization, merged
 from pathline.data.series.series import Series
 
-if TYPE_CHECKING:
-    import pyarrow
-
 __all__ = ["SeriesFile"]
-
-_KEY = b"pathline.series"
-_FORMAT = 1
 
 
 class SeriesFile:
@@ -56,8 +48,8 @@ class SeriesFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"There is no file {self.path}. Series.to_parquet(path) writes one.")
-        self._file = _parquet().ParquetFile(self.path)
-        self._facts = _facts(self._file.schema_arrow, self.path)
+        self._file = _opened(self.path)
+        self._facts = arrow.facts_of(self._file.schema_arrow, self.path)
         self.groups: int = self._file.num_row_groups
         self.channels: tuple[str, ...] = tuple(self._facts["channels"])
 
@@ -69,13 +61,16 @@ class SeriesFile:
             f"SeriesFile({str(self.path)!r}: {len(self)} series of {len(self.channels)} channels, {self.groups} groups)"
         )
 
+    def __reduce__(self) -> tuple[type[SeriesFile], tuple[Path]]:
+        return type(self), (self.path,)  # what pyarrow has open does not travel to another process
+
     def group(self, number: int) -> Series:
         """The series of one group."""
-        return _series(self._file.read_row_group(number, use_threads=False), self._facts)
+        return arrow.series_of(self._file.read_row_group(number, use_threads=False), self._facts)
 
     def read(self) -> Series:
         """All series."""
-        return _series(self._file.read(use_threads=False), self._facts)
+        return arrow.series_of(self._file.read(use_threads=False), self._facts)
 
     def __iter__(self) -> Iterator[Series]:
         """The groups, one after the other."""
@@ -83,11 +78,7 @@ class SeriesFile:
 
     def scaling(self) -> Standardization:
         """Mean and standard deviation of each channel over the whole file, in one pass."""
-        return merged((part.values for part in self), self.channels, self._dtype)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return getattr(torch, self._facts["dtype"])
+        return merged((part.values for part in self), self.channels)
 
     def batches(
         self,
@@ -140,7 +131,10 @@ class SeriesFile:
 
 
 class StreamedBatches:
-    """What `SeriesFile.batches` returns: an iterable that `fit` goes through again and again, and can resume."""
+    """What `SeriesFile.batches` returns: an iterable that `fit` goes through again and again, and can resume.
+
+    It is for `fit` or a loop of your own, which reads one epoch; a ``DataLoader`` takes a `Series`.
+    """
 
     def __init__(
         self,
@@ -191,13 +185,13 @@ def write(path: str | Path, parts: Iterable[Series], rows_per_group: int) -> Non
     writer: Any = None
     try:
         for group in _grouped(parts, rows_per_group):
-            table = _table(group)
+            table = arrow.table_of(group)
             if writer is None:
                 writer = _parquet().ParquetWriter(partial, table.schema)
             elif table.schema != writer.schema or table.schema.metadata != writer.schema.metadata:
                 raise ValueError(
-                    "All parts of a file have the same channels, types, names and scaling, but a part differs from "
-                    f"the first: {group}."
+                    "All parts of a file have the same channels, types, names and scaling, and one unit of time, but a "
+                    f"part differs from the first: {group}."
                 )
             writer.write_table(table, row_group_size=max(1, len(group)))
     finally:
@@ -230,143 +224,12 @@ def _cuts(series: Series, rows: int) -> tuple[list[int], list[int]]:
     return [0, *inner], [*inner, len(series)]
 
 
-# ---------------------------------------------------------------------------------------------------- to and from Arrow
-def _table(series: Series) -> pyarrow.Table:
-    import pyarrow
-
-    series = series.to("cpu")
-    offsets = pyarrow.array(series.offsets.numpy().astype(np.int32))
-
-    def ragged(rows: Tensor) -> pyarrow.Array:
-        return pyarrow.ListArray.from_arrays(offsets, _array(rows))
-
-    columns: dict[str, pyarrow.Array] = {}
-    if series.ids is not None:
-        columns["id"] = pyarrow.array(series.ids.tolist())
-    columns |= {"origin": _array(series.origin), "times": ragged(series.times)}
-    columns |= {f"values.{name}": ragged(column) for name, column in _named(series.channels, series.values)}
-    if series.inputs is not None:
-        columns |= {f"inputs.{name}": ragged(column) for name, column in _named(series.input_names, series.inputs)}
-    if series.static is not None:
-        columns |= {f"static.{name}": _array(column) for name, column in _named(series.static_names, series.static)}
-    if series.labels is not None:
-        columns["labels"] = _array(series.labels)
-    if series.row_labels is not None:
-        columns["row_labels"] = ragged(series.row_labels)
-    table = pyarrow.table(columns)
-    return table.replace_schema_metadata({_KEY: json.dumps(_described(series))})
-
-
-def _named(names: tuple[str, ...], table: Tensor) -> Iterator[tuple[str, Tensor]]:
-    return zip(names, table.detach().unbind(1), strict=True)
-
-
-def _array(rows: Tensor) -> pyarrow.Array:
-    import pyarrow
-
-    if rows.dtype == torch.bfloat16:
-        raise TypeError("Parquet has no bfloat16. Write series.to(torch.float32).")
-    flat = pyarrow.array(rows.detach().contiguous().numpy().reshape(-1))
-    return flat if rows.dim() == 1 else pyarrow.FixedSizeListArray.from_arrays(flat, rows[0].numel())
-
-
-def _described(series: Series) -> dict[str, Any]:
-    """What the columns do not say."""
-    scaling = series.scaling
-    return {
-        "format": _FORMAT,
-        "channels": series.channels,
-        "static_names": series.static_names,
-        "input_names": series.input_names,
-        "dtype": str(series.dtype).removeprefix("torch."),
-        "labels": _kind(series.labels),
-        "row_labels": _kind(series.row_labels),
-        "static": series.static is not None,
-        "inputs": series.inputs is not None,
-        "ids": series.ids is not None,
-        "scaling": None
-        if scaling is None
-        else {
-            "mean": scaling.mean.tolist(),
-            "std": scaling.std.tolist(),
-            "dtype": str(scaling.mean.dtype).removeprefix("torch."),
-        },
-    }
-
-
-def _kind(tensor: Tensor | None) -> dict[str, Any] | None:
-    if tensor is None:
-        return None
-    return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape[1:])}
-
-
-def _facts(schema: pyarrow.Schema, path: Path) -> dict[str, Any]:
-    stored = (schema.metadata or {}).get(_KEY)
-    if stored is None:
-        raise ValueError(
-            f"{path} is a Parquet file, but not one of series. A table is read by pandas.read_parquet and turned into "
-            "series by Series.from_table."
-        )
-    facts = json.loads(stored)
-    if facts["format"] != _FORMAT:
-        raise ValueError(f"{path} has the format {facts['format']}, but this version reads {_FORMAT}; update pathline.")
-    return facts
-
-
-def _series(table: pyarrow.Table, facts: dict[str, Any]) -> Series:
-    dtype = getattr(torch, facts["dtype"])
-    times, lengths = _ragged(table, "times")
-
-    def beside(kind: str, names: list[str], count: int, read: Callable[[str], Tensor]) -> Tensor:
-        columns = [read(f"{kind}.{name}") for name in names]
-        return torch.stack(columns, 1) if columns else torch.empty(count, 0, dtype=dtype)
-
-    def rows(name: str) -> Tensor:
-        return _ragged(table, name)[0]
-
-    def entries(name: str) -> Tensor:
-        return _tensor(table[name].combine_chunks())
-
-    scaling = facts["scaling"]
-    kinds = {name: facts[name] for name in ("labels", "row_labels")}
-    read = {"labels": entries, "row_labels": rows}
-    labels = {name: None if kind is None else _shaped(read[name](name), kind) for name, kind in kinds.items()}
-    return Series(
-        times,
-        beside("values", facts["channels"], len(times), rows),
-        lengths,
-        static=beside("static", facts["static_names"], len(lengths), entries) if facts["static"] else None,
-        inputs=beside("inputs", facts["input_names"], len(times), rows) if facts["inputs"] else None,
-        **labels,
-        channels=facts["channels"],
-        static_names=facts["static_names"] if facts["static"] else None,
-        input_names=facts["input_names"] if facts["inputs"] else None,
-        ids=table["id"].to_numpy() if facts["ids"] else None,
-        origin=entries("origin"),
-        scaling=None
-        if scaling is None
-        else Standardization(
-            *(torch.tensor(scaling[k], dtype=getattr(torch, scaling["dtype"])) for k in ("mean", "std")),
-            channels=tuple(facts["channels"]),
-        ),
-    )
-
-
-def _ragged(table: pyarrow.Table, name: str) -> tuple[Tensor, Tensor]:
-    column = table[name].combine_chunks()
-    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
-    return _tensor(column.flatten()), torch.as_tensor(lengths.astype(np.int64))
-
-
-def _tensor(array: pyarrow.Array) -> Tensor:
-    flat = array.flatten() if hasattr(array.type, "list_size") else array
-    return torch.from_numpy(np.array(flat.to_numpy(zero_copy_only=False)))
-
-
-def _shaped(flat: Tensor, kind: dict[str, Any]) -> Tensor:
-    width = int(np.prod(kind["shape"], dtype=np.int64))
-    count = len(flat) // width if width else 0
-    return flat.to(getattr(torch, kind["dtype"])).reshape(count, *kind["shape"])
+def _opened(path: Path) -> Any:
+    parquet = _parquet()
+    try:
+        return parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no readable Parquet file: {error} Write it again by Series.to_parquet.") from error
 
 
 def _parquet() -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Standardization:
     r"""The map ``x -> (x - mean) / std`` of each channel, and its way back. *Maturing.*
+
+    Mean and deviation are kept, and the map is taken, in double precision; what comes out has the type of what went in.
 
     Args:
         mean: Of each channel, ``(D,)``.
@@ -29,6 +31,8 @@ class Standardization:
     channels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, getattr(self, name).double())
         if self.mean.shape != self.std.shape or self.mean.dim() != 1 or not bool((self.std > 0).all()):
             raise ValueError(
                 "A standardization takes `mean` and `std` of one shape (D,), with positive `std`, but "
@@ -38,15 +42,41 @@ class Standardization:
 
     def __call__(self, values: Tensor) -> Tensor:
         """``values`` ``(..., D)`` in units of the standard deviation."""
-        return (values - self.mean.to(values)) / self.std.to(values)
+        return ((values - self.mean.to(values.device)) / self.std.to(values.device)).to(values.dtype)
 
     def undo(self, values: Tensor) -> Tensor:
         """``values`` ``(..., D)`` back in their own units."""
-        return values * self.std.to(values) + self.mean.to(values)
+        return (values * self.std.to(values.device) + self.mean.to(values.device)).to(values.dtype)
 
-    def to(self, *args: object, **kwargs: object) -> Standardization:
-        """As ``Tensor.to``."""
-        return Standardization(self.mean.to(*args, **kwargs), self.std.to(*args, **kwargs), self.channels)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    def to(self, device: torch.device | str) -> Standardization:
+        """On another device."""
+        return Standardization(self.mean.to(device), self.std.to(device), self.channels)
+
+    @classmethod
+    def of(cls, columns: Tensor, names: Sequence[str] | None = None) -> Standardization:
+        """That of columns ``(n, D)``, over the entries that are no NaN: static covariates, inputs, targets.
+
+        Args:
+            columns: The entries.
+            names: Of the columns.
+
+        Raises:
+            ValueError: For a column without an entry.
+
+        Example:
+            >>> static = torch.tensor([[40.0], [60.0]])
+            >>> scaling = Standardization.of(static)
+            >>> scaling(static)
+            tensor([[-1.],
+                    [ 1.]])
+        """
+        made = fitted(columns, tuple(names or map(str, range(columns.shape[1]))))
+        return cls(made.mean, made.std, None if names is None else tuple(names))
+
+    def at(self, places: list[int]) -> Standardization:
+        """That of the columns at these places."""
+        names = None if self.channels is None else tuple(self.channels[place] for place in places)
+        return Standardization(self.mean[places], self.std[places], names)
 
     def ordered(self, channels: tuple[str, ...]) -> Standardization:
         """The same map for ``channels`` in their order.
@@ -66,8 +96,23 @@ class Standardization:
                 f"`scaling` is of the channels {', '.join(ours)}, but the series have {', '.join(channels)}. Name them "
                 "alike, or leave names out on one side, as in Standardization(scaling.mean, scaling.std)."
             )
-        place = [ours.index(name) for name in channels]
-        return Standardization(self.mean[place], self.std[place], channels)
+        return self.at([ours.index(name) for name in channels])
+
+
+def same(a: Standardization | None, b: Standardization | None) -> bool:
+    """Whether both scale alike."""
+    if a is b:
+        return True
+    return a is not None and b is not None and torch.equal(a.mean, b.mean) and torch.equal(a.std, b.std)
+
+
+def renamed(scaling: Standardization | None, old: tuple[str, ...], new: tuple[str, ...]) -> Standardization | None:
+    """The scaling of channels that got other names, or another order; None for another number of channels."""
+    if scaling is None or len(old) != len(new):
+        return None
+    if set(new) == set(old):
+        return scaling.ordered(new)
+    return Standardization(scaling.mean, scaling.std, new)
 
 
 def numbered(channels: tuple[str, ...]) -> bool:
@@ -81,10 +126,10 @@ def fitted(values: Tensor, channels: tuple[str, ...]) -> Standardization:
     Raises:
         ValueError: For a channel without a single value.
     """
-    return merged([values], channels, values.dtype)
+    return merged([values], channels)
 
 
-def merged(parts: Iterable[Tensor], channels: tuple[str, ...], dtype: torch.dtype) -> Standardization:
+def merged(parts: Iterable[Tensor], channels: tuple[str, ...]) -> Standardization:
     """As `fitted`, of values ``(N, D)`` that come in parts.
 
     References:
@@ -110,4 +155,4 @@ def merged(parts: Iterable[Tensor], channels: tuple[str, ...], dtype: torch.dtyp
         )
     std = (squares / count).sqrt()
     flat = std <= 1e-12 * mean.abs()  # rounding of a constant leaves a spread that is none
-    return Standardization(mean.to(dtype), torch.where(flat, 1.0, std).to(dtype), channels)
+    return Standardization(mean, torch.where(flat, 1.0, std), channels)

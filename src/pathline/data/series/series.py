@@ -11,18 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pathline.data.series import arrays, checking, ragged, views
+from pathline.data.series import arrays, checking, choosing, clocks, converting, dicts, layout, ragged, views
 from pathline.data.series.batches import collated, shuffled
-from pathline.data.series.scaling import Standardization, fitted
+from pathline.data.series.describing import described
+from pathline.data.series.joining import joined
+from pathline.data.series.scaling import Standardization, fitted, renamed
 
 if TYPE_CHECKING:
     import pandas
 
 __all__ = ["Series"]
-
-_OF_ROWS = ("times", "values", "inputs", "row_labels")
-_OF_SERIES = ("lengths", "static", "labels", "origin")
-_SHARED = ("channels", "static_names", "input_names", "scaling")
 
 
 class Series:
@@ -48,7 +46,8 @@ class Series:
         static_names: Names of the ``S`` static columns.
         input_names: Names of the ``K`` inputs.
         ids: Names of the series, ``n`` of them.
-        origin: ``(n,)``, what was subtracted from the times of each series, 0 by default.
+        origin: ``(n,)``, what was subtracted from the times of each series, 0 by default, in their original unit.
+        time_unit: How many of the original units of time make the present one: 365.25 for years out of days.
         scaling: How the values were standardized, by default not at all.
 
     Attributes:
@@ -88,6 +87,7 @@ class Series:
     input_names: tuple[str, ...]
     ids: np.ndarray | None
     origin: Tensor
+    time_unit: float
     scaling: Standardization | None
 
     def __init__(
@@ -105,11 +105,12 @@ class Series:
         input_names: Sequence[str] | None = None,
         ids: Sequence[Any] | np.ndarray | None = None,
         origin: Tensor | None = None,
+        time_unit: float = 1.0,
         scaling: Standardization | None = None,
     ) -> None:
-        self.values = checking.as_floating("values", values)
+        self.values = converting.as_floating("values", values)
         device = self.values.device
-        self.times = checking.as_floating("times", times, torch.float64).to(device)
+        self.times = converting.as_floating("times", times, torch.float64).to(device)
         self.lengths = torch.as_tensor(lengths).to(device, torch.int64)
         if self.times.dim() != 1:
             raise ValueError(
@@ -121,51 +122,29 @@ class Series:
         self.ids = None if ids is None else checking.check_ids_alike(ids)
         if self.ids is not None and self.ids.shape != (len(self.lengths),):
             raise ValueError(f"`ids` has one name a series, {len(self.lengths)}, but shape {self.ids.shape} came.")
-        self.static = self._given("static", static, len(self.lengths), "series", dims=2)
-        self.inputs = self._given("inputs", inputs, len(self.times), "row", dims=2)
-        self.labels = self._given("labels", labels, len(self.lengths), "series")
-        self.row_labels = self._given("row_labels", row_labels, len(self.times), "row")
+        self.static = converting.beside("static", static, len(self.lengths), "series", self.values, dims=2)
+        self.inputs = converting.beside("inputs", inputs, len(self.times), "row", self.values, dims=2)
+        self.labels = converting.beside("labels", labels, len(self.lengths), "series", self.values)
+        self.row_labels = converting.beside("row_labels", row_labels, len(self.times), "row", self.values)
         self.channels = checking.names("channel", channels, self.values.shape[1])
         self.static_names = checking.names("static", static_names, 0 if self.static is None else self.static.shape[1])
         self.input_names = checking.names("input", input_names, 0 if self.inputs is None else self.inputs.shape[1])
-        start = self.times.new_zeros(len(self.lengths)) if origin is None else torch.as_tensor(origin)
-        self.origin = start.to(device, torch.float64)
+        start = self.times.new_zeros(len(self.lengths)) if origin is None else origin
+        self.origin = converting.as_floating("origin", start, torch.float64).to(device)
         checking.check_rows("origin", self.origin, len(self.lengths), "series")
+        self.time_unit = clocks.checked_unit(time_unit)
         self.scaling = scaling
         checking.check_times(
             self.times,
             self.rows,
             self.ids,
-            'Series.from_arrays(..., duplicates="mean") and Series.from_table(..., duplicates="mean") average them.',
+            'Series.from_arrays(..., duplicates="mean") and Series.from_table(..., duplicates="mean") average them. '
+            "Where single precision made them equal, pass times in double precision; events, of which each counts, "
+            "move apart.",
         )
         if self.inputs is not None:
             checking.check_known("inputs", self.inputs, self.ids, self.rows)
-        self._check_bounded()
-
-    def _check_bounded(self) -> None:
-        checking.check_bounded("values", self.values, self.channels, self._row)
-        if self.inputs is not None:
-            checking.check_bounded("inputs", self.inputs, self.input_names, self._row)
-        if self.static is not None:
-            checking.check_bounded("static", self.static, self.static_names, self._one)
-
-    def _row(self, row: int) -> str:
-        return f"at the time {float(self.times[row])} (row {row}), {self._one(int(self.rows[row]))}"
-
-    def _one(self, series: int) -> str:
-        return f"in {checking.name_of(series, self.ids)}"
-
-    def _given(self, name: str, data: Any, count: int, what: str, dims: int | None = None) -> Tensor | None:
-        if data is None:
-            return None
-        if dims == 2:
-            tensor = checking.as_floating(name, data, self.values.dtype).to(self.values.device)
-        elif isinstance(data, np.ma.MaskedArray) and data.dtype.kind in "biu":
-            tensor = torch.as_tensor(np.ma.filled(data.astype(np.int64), -1)).to(self.values.device)
-        else:
-            tensor = torch.as_tensor(checking.plain(data)).to(self.values.device)
-        checking.check_rows(name, tensor, count, what, dims)
-        return tensor
+        checking.check_all_bounded(self)
 
     # -------------------------------------------------------------------------------------------- where they come from
     @classmethod
@@ -192,7 +171,7 @@ class Series:
         Rows may come in any order. Empty cells are missing values.
 
         Args:
-            table: The table.
+            table: The table. A level of its index counts as a column, where its name is asked for.
             time: The column of times: numbers, or dates where ``unit`` is given.
             id: The column that says which series a row belongs to; without it the table is one series.
             values: Of a wide table the columns that are channels; by default every column of numbers that has no other
@@ -243,6 +222,8 @@ class Series:
         times: Any,
         values: Any,
         *,
+        mask: Any = None,
+        lengths: Any = None,
         sort: bool = False,
         duplicates: str = "error",
         empty: str = "error",
@@ -254,6 +235,9 @@ class Series:
         Args:
             times: A list of ``(T_i,)``; or ``(T,)``, the times of all series; or ``(n, T)``.
             values: A list of ``(T_i, D)`` or, for one channel, ``(T_i,)``; or ``(n, T, D)``. NaN is missing.
+            mask: In the layout of ``values``, or without its last dimension: where false, a value is missing,
+                whatever number stands there.
+            lengths: ``(n,)``, how many columns of a rectangle each series has; what follows is padding.
             sort: Sort each series by its times; without it, times that decrease are an error.
             duplicates: For a repeated time: ``"error"``, ``"mean"``, ``"first"`` or ``"last"`` (of each channel).
             empty: For series without a value: ``"error"``, ``"drop"`` or ``"keep"``.
@@ -268,10 +252,16 @@ class Series:
             >>> series = Series.from_arrays([[0.0, 1.0], [0.0, 0.3, 0.9]], [[1.0, 2.0], [3.0, 4.0, 5.0]])
             >>> series.lengths
             tensor([2, 3])
+            >>> padded = torch.tensor([[[1.0], [2.0], [3.0]], [[4.0], [0.0], [0.0]]])
+            >>> series = Series.from_arrays(torch.arange(3.0), padded, lengths=[3, 1])
+            >>> series.values[:, 0]
+            tensor([1., 2., 3., 4.])
             >>> Series.from_arrays(torch.linspace(0, 1, 5), torch.randn(10, 5, 3))
             Series(10 series of 3 channels (channel 0, channel 1, channel 2), 50 rows (5 a series), times 0 to 1)
         """
-        return arrays.read(cls, times, values, sort, duplicates, empty, dtype, more)
+        return arrays.read(
+            cls, times, values, sort, duplicates, empty, dtype, more | {"mask": mask, "lengths": lengths}
+        )
 
     @classmethod
     def from_dict(cls, series: Mapping[Any, Any], *, duplicates: str = "error", **more: Any) -> Series:
@@ -288,12 +278,14 @@ class Series:
             >>> series.channels, series.times
             (('bp', 'hr'), tensor([0.0000, 0.5000, 1.0000], dtype=torch.float64))
         """
-        return arrays.read_dict(cls, series, duplicates, more)
+        return dicts.read(cls, series, duplicates, more)
 
     @classmethod
     def cat(cls, parts: Sequence[Series]) -> Series:
         """The series of all ``parts``, one after the other."""
-        return _joined(cls, list(parts))
+        parts = list(parts)
+        changes = joined(parts)
+        return parts[0]._new(**changes)
 
     @classmethod
     def collate(cls, items: Any) -> Any:
@@ -310,7 +302,7 @@ class Series:
     def _new(self, **changes: Any) -> Series:
         """A copy that shares what did not change. Nothing is checked: what a series yields is a series."""
         copy = object.__new__(type(self))
-        for name in (*_OF_ROWS, *_OF_SERIES, *_SHARED, "ids"):
+        for name in (*layout.OF_ROWS, *layout.OF_SERIES, *layout.FOR_ALL, "ids"):
             setattr(copy, name, changes[name] if name in changes else getattr(self, name))
         return copy
 
@@ -357,6 +349,11 @@ class Series:
         return torch.where(self.lengths > 0, self.times[index.clamp(0, len(self.times) - 1)], torch.nan)
 
     @property
+    def original_times(self) -> Tensor:
+        """The times before `shifted` and `with_time_unit`, ``(N,)``: ``origin + time_unit * times``."""
+        return clocks.original(self)
+
+    @property
     def device(self) -> torch.device:
         return self.values.device
 
@@ -365,50 +362,23 @@ class Series:
         return self.values.dtype
 
     def __repr__(self) -> str:
-        return _described(self)
+        return described(self)
 
     # ---------------------------------------------------------------------------------------------- some of the series
     def __getitem__(self, index: Any) -> Series:
         if isinstance(index, slice) and index.step in (None, 1):
             start, stop, _ = index.indices(len(self))
-            return self._slice(start, max(start, stop))
-        return self._select(self._numbers(index))
+            return self._new(**layout.stretch(self, start, max(start, stop)))
+        return self._new(**layout.taken(self, choosing.numbers(index, self)))
 
     def __getitems__(self, index: Sequence[int]) -> Series:
         return self[index]
 
     def __iter__(self) -> Iterator[Series]:
-        return (self[i] for i in range(len(self)))
-
-    def _numbers(self, index: Any) -> Tensor:
-        if isinstance(index, slice):
-            return torch.arange(len(self), device=self.device)[list(range(*index.indices(len(self))))]
-        if isinstance(index, int | np.integer):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f"There are {len(self)} series, but number {index} was asked for.")
-            return torch.tensor([index % len(self)], device=self.device)
-        if isinstance(index, tuple):
-            raise TypeError(f"Series are chosen by one index, but {index} came. Several are series[{list(index)}].")
-        try:
-            chosen = torch.as_tensor(index, device=self.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
-                "Series are chosen by a number, a slice, numbers (m,), or booleans (n,), but "
-                f"{index!r} came. By their names: series.by_id(...)."
-            ) from error
-        if chosen.numel() == 0 and chosen.dtype != torch.bool:
-            chosen = chosen.long()
-        if chosen.dim() != 1 or chosen.is_floating_point() or chosen.is_complex():
-            raise TypeError(
-                "Series are chosen by a number, a slice, numbers (m,), or booleans (n,), but "
-                f"{type(index).__name__} of shape {tuple(chosen.shape)} and {chosen.dtype} came."
-            )
-        if chosen.dtype == torch.bool and len(chosen) != len(self):
-            raise IndexError(f"There are {len(self)} series, but {len(chosen)} booleans came.")
-        return torch.arange(len(self), device=self.device)[chosen]
+        return (self[i : i + 1] for i in range(len(self)))
 
     def by_id(self, *ids: Any) -> Series:
-        """The series of these names, in this order.
+        """The series of these names, or of a list of names, in this order.
 
         Raises:
             ValueError: For a name that no series has, or several have, or series without names.
@@ -418,37 +388,11 @@ class Series:
             >>> series.by_id("bob").values
             tensor([[7.]])
         """
-        if self.ids is None:
-            raise ValueError("These series have no names. Pass `ids`, or choose by number: series[3].")
-        checking.check_ids(ids, self._numbers_of_ids)
-        several = [name for name in ids if self._numbers_of_ids[name] < 0]
-        if several:
-            raise ValueError(
-                f"{self.ids.tolist().count(several[0])} series are called {several[0]!r}. Choose all of them by "
-                "series[series.ids == name]."
-            )
-        return self[[self._numbers_of_ids[name] for name in ids]]
+        return self[choosing.named(ids, self.ids, self._places_of_names)]
 
     @cached_property
-    def _numbers_of_ids(self) -> dict[Any, int]:
-        """The series of each name; -1 for a name that several have."""
-        number: dict[Any, int] = {}
-        for i, name in enumerate([] if self.ids is None else self.ids.tolist()):
-            number[name] = -1 if name in number else i
-        return number
-
-    def _select(self, numbers: Tensor) -> Series:
-        rows, lengths = ragged.rows_at(self.offsets, numbers)
-        changes = {name: _at(getattr(self, name), rows) for name in _OF_ROWS}
-        changes |= {name: _at(getattr(self, name), numbers) for name in _OF_SERIES}
-        ids = None if self.ids is None else self.ids[numbers.cpu().numpy()]
-        return self._new(**changes | {"lengths": lengths, "ids": ids})
-
-    def _slice(self, start: int, stop: int) -> Series:
-        first, last = int(self.offsets[start]), int(self.offsets[stop])
-        changes = {name: _at(getattr(self, name), slice(first, last)) for name in _OF_ROWS}
-        changes |= {name: _at(getattr(self, name), slice(start, stop)) for name in _OF_SERIES}
-        return self._new(**changes, ids=None if self.ids is None else self.ids[start:stop])
+    def _places_of_names(self) -> dict[Any, int]:
+        return choosing.places_of_names(self.ids)
 
     def split(
         self, parts: Sequence[float] = (0.8, 0.1, 0.1), generator: torch.Generator | None = None
@@ -467,21 +411,12 @@ class Series:
             >>> [len(part) for part in series.split((0.7, 0.3), torch.Generator().manual_seed(0))]
             [7, 3]
         """
-        ends = _ends(parts, len(self))
-        order = torch.randperm(len(self), generator=generator)
-        return tuple(self[order[a:b]] for a, b in zip([0, *ends[:-1]], ends, strict=True))
+        return tuple(self[numbers] for numbers in choosing.dealt(len(self), parts, generator))
 
     # ------------------------------------------------------------------------------------------------ some of the rows
     def keep(self, rows: Tensor) -> Series:
         """The rows where ``rows``, booleans ``(N,)``, is true; all series stay, some perhaps without a row."""
-        chosen = torch.as_tensor(rows, device=self.device)
-        if chosen.dtype != torch.bool or chosen.shape != self.times.shape:
-            raise ValueError(
-                f"`keep` takes booleans, one a row, ({len(self.times)},), but {chosen.dtype} of shape "
-                f"{tuple(chosen.shape)} came. Series are chosen by series[...]."
-            )
-        changes = {name: _at(getattr(self, name), chosen) for name in _OF_ROWS}
-        return self._new(**changes, lengths=ragged.count_rows(self.rows[chosen], len(self)))
+        return self._new(**layout.kept(self, choosing.booleans(rows, self)))
 
     def observed(self) -> Series:
         """Without the rows in which nothing was observed."""
@@ -489,16 +424,16 @@ class Series:
 
     def before(self, t: float | Tensor) -> Series:
         """The rows with ``times < t``, for a number or one time a series, ``(n,)``."""
-        return self.keep(self.times < self._of_each("t", t))
+        return self.keep(self.times < choosing.of_each("t", t, self))
 
     def after(self, t: float | Tensor) -> Series:
         """The rows with ``times >= t``: with `before` the whole."""
-        return self.keep(self.times >= self._of_each("t", t))
+        return self.keep(self.times >= choosing.of_each("t", t, self))
 
     def between(self, start: float | Tensor, stop: float | Tensor) -> Series:
         """The rows with ``start <= times < stop``, for numbers or one time a series, ``(n,)``."""
-        after = self.times >= self._of_each("start", start)
-        return self.keep(after & (self.times < self._of_each("stop", stop)))
+        after = self.times >= choosing.of_each("start", start, self)
+        return self.keep(after & (self.times < choosing.of_each("stop", stop, self)))
 
     def first(self, count: int | Tensor) -> Series:
         """The first rows of each series, ``count`` or, of shape ``(n,)``, as many as it says; fewer where it is short.
@@ -508,18 +443,18 @@ class Series:
         Raises:
             ValueError: For a negative number or a fraction.
         """
-        return self.keep(self.places < self._counts(count))
+        return self.keep(self.places < choosing.counts(count, self))
 
     def last(self, count: int | Tensor) -> Series:
         """The last rows of each series, as in `first`."""
-        return self.keep(self.places >= self.lengths[self.rows] - self._counts(count))
+        return self.keep(self.places >= self.lengths[self.rows] - choosing.counts(count, self))
 
     def thin(self, keep: float | Tensor, generator: torch.Generator | None = None) -> Series:
         """Random rows of each series, drawn without replacement; they stay in their order.
 
         Args:
             keep: A fraction above 0 and up to 1, of which each series keeps at least one row; or a count from 1 on; or
-                counts ``(n,)``.
+                fractions or counts ``(n,)``.
             generator: Of the choice; on the CPU.
 
         Raises:
@@ -530,59 +465,7 @@ class Series:
             >>> series.thin(0.5, torch.Generator().manual_seed(0)).lengths
             tensor([3, 3])
         """
-        wanted = self._wanted(keep)
-        draws = torch.rand(len(self.times), generator=generator, dtype=torch.float64).to(self.device)
-        order = (self.rows + draws).argsort()  # shuffles each series within its own rows
-        ranks = torch.empty_like(order)
-        ranks[order] = self.places
-        return self.keep(ranks < wanted[self.rows])
-
-    def _wanted(self, keep: float | Tensor) -> Tensor:
-        if isinstance(keep, float):
-            if not 0.0 < keep <= 1.0:
-                raise ValueError(f"`keep` is a fraction above 0 and up to 1, or a count such as 30, but {keep} came.")
-            return torch.minimum((keep * self.lengths).round().long().clamp_min(1), self.lengths)
-        wanted = torch.as_tensor(keep, device=self.device).expand(len(self))
-        short = (wanted > self.lengths).nonzero()
-        if len(short) or bool((wanted < 0).any()):
-            which = int(short[0]) if len(short) else int((wanted < 0).nonzero()[0])
-            raise ValueError(
-                f"`keep` asks {checking.name_of(which, self.ids)} for {int(wanted[which])} rows, but it has "
-                f"{int(self.lengths[which])}. Take a fraction, or series[series.lengths >= count]."
-            )
-        return wanted
-
-    def _of_each(self, name: str, value: float | Tensor) -> float | Tensor:
-        """A number, or the entry of each row's series."""
-        if not isinstance(value, Tensor) and np.ndim(value):
-            value = checking.as_floating(name, value, torch.float64)
-        if not isinstance(value, Tensor) or value.dim() == 0:
-            if bool(value != value):
-                raise ValueError(f"`{name}` is a number, but NaN came.")
-            return value
-        if value.shape != self.lengths.shape:
-            raise ValueError(
-                f"`{name}` is a number or one entry a series, ({len(self)},), but shape {tuple(value.shape)} came."
-            )
-        each = value.to(self.device)[self.rows]
-        wrong = each.isnan().nonzero()  # a series without rows has no first time, and asks for none
-        if len(wrong):
-            raise ValueError(
-                f"`{name}` is a number for each series, but NaN came {self._one(int(self.rows[wrong[0]]))}."
-            )
-        return each
-
-    def _counts(self, count: int | Tensor) -> int | Tensor:
-        """A count, or that of each row's series, where below 0 is none."""
-        if not isinstance(count, Tensor) and np.ndim(count):
-            count = torch.as_tensor(count)
-        whole = not count.is_floating_point() if isinstance(count, Tensor) else isinstance(count, int | np.integer)
-        if not whole or (not isinstance(count, Tensor) and count < 0):
-            raise ValueError(
-                f"`count` is a whole number from 0 on, or one a series, ({len(self)},), but {count} came. All but the "
-                "last row is series.first(series.lengths - 1); a fraction of them keeps series.thin(0.5)."
-            )
-        return self._of_each("count", count)  # pyright: ignore[reportReturnType]
+        return self.keep(choosing.drawn(keep, self, generator))
 
     # ----------------------------------------------------------------------------------------------------- other units
     def standardized(self, scaling: Standardization | None = None) -> Series:
@@ -624,16 +507,43 @@ class Series:
         """Each series with its own time origin; what is subtracted is added to ``origin``.
 
         Args:
-            origin: The new zero, a number or one a series, ``(n,)``, by default each series' first time.
+            origin: The new zero in the present unit, a number or one a series, ``(n,)``; by default each series' first
+                time.
+
+        Raises:
+            ValueError: For an origin that is not finite, or so far away that double precision merges times.
 
         Example:
             >>> series = Series.from_arrays([[3.0, 4.0], [7.0]], [[1.0, 2.0], [3.0]]).shifted()
             >>> series.times, series.origin
             (tensor([0., 1., 0.], dtype=torch.float64), tensor([3., 7.], dtype=torch.float64))
         """
-        zero = self.starts.nan_to_num(0.0) if origin is None else torch.as_tensor(origin, dtype=torch.float64)
-        zero = zero.to(self.device).expand(len(self))
-        return self._new(times=self.times - zero[self.rows], origin=self.origin + zero)
+        return self._new(**clocks.shifted(self, origin))
+
+    def with_time_unit(self, unit: float) -> Series:
+        """The same moments counted in another unit, which is kept in ``time_unit``: years rather than days.
+
+        Models learn best where times are of the order of 1 to 10. ``series.shifted().with_time_unit(365.25)`` counts
+        days in years from the first row of each series; other series follow by
+        ``other.shifted().with_time_unit(series.time_unit)``. Rates that a model learns, those of events among them, are
+        rates in this unit.
+
+        Args:
+            unit: How many of the original units make one, above 0; 1 goes back to the original unit.
+
+        Raises:
+            TypeError: ``unit`` is no number.
+            ValueError: ``unit`` is not finite and positive.
+
+        Example:
+            >>> days = Series.from_arrays([[0.0, 73.05, 730.5]], [[1.0, 2.0, 3.0]])
+            >>> years = days.with_time_unit(365.25)
+            >>> years.times
+            tensor([0.0000, 0.2000, 2.0000], dtype=torch.float64)
+            >>> years.original_times.tolist()
+            [0.0, 73.05, 730.5]
+        """
+        return self._new(**clocks.in_unit(self, unit))
 
     def carried_forward(self) -> Series:
         """Each missing value replaced by the last one before it in the same series and channel, where there is one.
@@ -649,17 +559,46 @@ class Series:
 
     def with_values(self, values: Tensor, channels: Sequence[str] | None = None) -> Series:
         """Other values ``(N, D')`` at the same rows: a transform of these, or a prediction."""
-        values = checking.as_floating("values", values)
+        values = converting.as_floating("values", values)
         checking.check_rows("values", values, len(self.times), "row", dims=2)
         same = values.shape[1] == len(self.channels)
         names = self.channels if channels is None and same else checking.names("channel", channels, values.shape[1])
-        checking.check_bounded("values", values, names, self._row)
-        scaling = self.scaling if same else None
-        if scaling is not None and set(names) == set(self.channels):
-            scaling = scaling.ordered(names)
-        elif scaling is not None:  # renamed
-            scaling = Standardization(scaling.mean, scaling.std, names)
-        return self._new(values=values, channels=names, scaling=scaling)
+        checking.check_bounded("values", values, names, lambda row: checking.row_of(self, row))
+        return self._new(values=values, channels=names, scaling=renamed(self.scaling, self.channels, names))
+
+    def select(self, *channels: str) -> Series:
+        """Some of the channels, in this order; all rows stay, and `observed` drops those that are left without a value.
+
+        Raises:
+            ValueError: For a name that no channel has.
+
+        Example:
+            >>> series = Series.from_arrays([[0.0, 1.0]], [[[1.0, 2.0], [3.0, 4.0]]], channels=["hdl", "sbp"])
+            >>> series.select("sbp").values
+            tensor([[2.],
+                    [4.]])
+        """
+        places = choosing.places_of_channels(channels, self)
+        scaling = None if self.scaling is None else self.scaling.at(places)
+        return self._new(values=self.values[:, places], channels=channels, scaling=scaling)
+
+    def replace(self, **changes: Any) -> Series:
+        """The same rows with other companions, checked as those of a new series.
+
+        Args:
+            **changes: Among ``static``, ``inputs``, ``labels``, ``row_labels``, ``static_names``, ``input_names`` and
+                ``ids``; None takes one away.
+
+        Raises:
+            TypeError: For another name.
+            ValueError: For shapes that disagree with the series.
+
+        Example:
+            >>> series = Series.from_arrays([[0.0, 1.0], [2.0]], [[1.0, 2.0], [3.0]])
+            >>> series.replace(labels=torch.tensor([1, 0])).labels
+            tensor([1, 0])
+        """
+        return type(self)(**layout.replaced(self, changes))
 
     def to(
         self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None, **more: Any
@@ -672,26 +611,16 @@ class Series:
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
-        checking.check_dtype(dtype)
-        device = self.device if device is None else device
-
-        def moved(tensor: Tensor | None, cast: bool) -> Tensor | None:
-            return None if tensor is None else tensor.to(device=device, dtype=dtype if cast else None, **more)
-
-        changes = {name: moved(getattr(self, name), False) for name in (*_OF_ROWS, *_OF_SERIES)}
-        changes |= {name: moved(getattr(self, name), True) for name in ("values", "inputs", "static")}
-        copy = self._new(
-            **changes, scaling=None if self.scaling is None else self.scaling.to(device=device, dtype=dtype)
-        )
+        converting.check_dtype(dtype)
+        copy = self._new(**layout.moved(self, self.device if device is None else device, dtype, more))
         narrower = dtype is not None and torch.finfo(dtype).max < torch.finfo(self.dtype).max
         if narrower and copy.device.type != "meta":
-            copy._check_bounded()
+            checking.check_all_bounded(copy)
         return copy
 
     def pin_memory(self) -> Series:
         """In page-locked memory, from which copies to a GPU need not wait."""
-        tensors = {name: getattr(self, name) for name in (*_OF_ROWS, *_OF_SERIES)}
-        return self._new(**{name: None if t is None else t.pin_memory() for name, t in tensors.items()})
+        return self._new(**layout.pinned(self))
 
     # ------------------------------------------------------------------------------------------------------ rectangles
     def padded(self) -> views.Padded:
@@ -708,22 +637,7 @@ class Series:
         Raises:
             ValueError: For a shape that is neither's.
         """
-        longest = int(self.lengths.max()) if len(self) else 0
-        if tensor.shape[:2] == (len(self), longest):
-            shared = torch.unique(self.times)
-            if len(shared) == longest and bool((self.lengths < longest).any()):
-                raise ValueError(
-                    "The padded and the union view of these series have the same shape, so `align` cannot tell which "
-                    "this is. Use series.padded().align(...) or series.union().align(...)."
-                )
-            return tensor[self.rows, self.places]
-        distinct, index = torch.unique(self.times, return_inverse=True)
-        if tensor.shape[:2] != (len(self), len(distinct)):
-            raise ValueError(
-                f"`align` takes a tensor of shape ({len(self)}, {longest}, ...), as padded() has, or "
-                f"({len(self)}, {len(distinct)}, ...), as union() has, but {tuple(tensor.shape)} came."
-            )
-        return tensor[self.rows, index]
+        return views.aligned(self, tensor)
 
     # ----------------------------------------------------------------------------------------------- batches and files
     def batches(self, size: int, seed: int = 0, drop_last: bool = False) -> Callable[[int], Series]:
@@ -747,10 +661,12 @@ class Series:
     def to_table(self, *, original: bool = True) -> pandas.DataFrame:
         """A wide ``pandas`` table: ``id``, ``time``, a column a channel, inputs, static columns and labels.
 
-        A row is a row of a series: series without rows have no place in it.
+        A row is a row of a series: series without rows have no place in it. Where two columns have one name, the later
+        one has its role in front, as in ``static age``.
 
         Args:
-            original: In the units of the beginning: the origins added to the times, the scaling undone.
+            original: In the units of the beginning: times in their first unit and with the origins added, to rounding;
+                the scaling undone.
         """
         from pathline.data.series.tables import write
 
@@ -773,74 +689,3 @@ class Series:
         from pathline.data.series.files import SeriesFile
 
         return SeriesFile(path).read()
-
-
-def _at(tensor: Tensor | None, index: Any) -> Tensor | None:
-    return None if tensor is None else tensor[index]
-
-
-def _ends(parts: Sequence[float], count: int) -> list[int]:
-    """Where each part ends."""
-    if all(isinstance(part, int) and not isinstance(part, bool) for part in parts) and sum(parts) == count:
-        ends = np.cumsum(parts).tolist()
-    elif abs(sum(parts) - 1.0) < 1e-6:
-        ends = [round(count * end) for end in np.cumsum(parts).tolist()]
-    else:
-        raise ValueError(
-            f"`parts` are fractions with the sum 1, or counts with the sum {count}, the number of series, but "
-            f"{tuple(parts)} came, with the sum {sum(parts):g}."
-        )
-    if any(a >= b for a, b in zip([0, *ends[:-1]], ends, strict=True)):
-        raise ValueError(f"Each of the `parts` has at least one of the {count} series, but {tuple(parts)} came.")
-    return ends
-
-
-def _joined(kind: type[Series], parts: list[Series]) -> Series:
-    if not parts:
-        raise ValueError("`Series.cat` takes at least one part, but an empty list came.")
-    first = parts[0]
-    for part in parts[1:]:
-        for what, names in (("channels",) * 2, ("static columns", "static_names"), ("inputs", "input_names")):
-            ours, theirs = getattr(first, names), getattr(part, names)
-            if ours != theirs and ours and theirs:
-                raise ValueError(
-                    f"Series of the same {what} are joined, but {', '.join(ours)} and {', '.join(theirs)} came."
-                )
-        if not _same_scaling(part.scaling, first.scaling):
-            raise ValueError(
-                "Series that were standardized alike are joined. Use series.standardized(scaling) with one scaling."
-            )
-    changes = {name: _cat(name, [getattr(part, name) for part in parts]) for name in (*_OF_ROWS, *_OF_SERIES)}
-    ids = None if any(part.ids is None for part in parts) else np.concatenate([part.ids for part in parts])  # pyright: ignore[reportCallIssue, reportArgumentType]
-    return first._new(**changes, ids=ids)  # pyright: ignore[reportPrivateUsage]
-
-
-def _cat(name: str, tensors: list[Tensor | None]) -> Tensor | None:
-    there = [tensor for tensor in tensors if tensor is not None]
-    if there and len(there) < len(tensors):
-        raise ValueError(f"Either all parts have `{name}` or none, but {len(there)} of {len(tensors)} have them.")
-    return torch.cat(there) if there else None
-
-
-def _same_scaling(a: Standardization | None, b: Standardization | None) -> bool:
-    if a is b:
-        return True
-    return a is not None and b is not None and torch.equal(a.mean, b.mean) and torch.equal(a.std, b.std)
-
-
-def _described(series: Series) -> str:
-    names = series.channels if len(series.channels) <= 4 else (*series.channels[:3], "...")
-    plural = "" if len(series.channels) == 1 else "s"
-    text = f"{len(series)} series of {len(series.channels)} channel{plural} ({', '.join(names)}), "
-    text += f"{len(series.times)} rows"
-    if len(series.times):
-        low, high = int(series.lengths.min()), int(series.lengths.max())
-        text += f" ({low} a series)" if low == high else f" ({low} to {high} a series)"
-        missing = 100 * float(series.values.isnan().double().mean())
-        text += f", {missing:.2g} % missing" if missing else ""
-        text += f", times {float(series.times.min()):.6g} to {float(series.times.max()):.6g}"
-    for name in ("static", "inputs", "labels", "row_labels"):
-        tensor = getattr(series, name)
-        text += "" if tensor is None else f", {name} {tuple(tensor.shape)}"
-    text += ", standardized" if series.scaling is not None else ""
-    return f"Series({text})"

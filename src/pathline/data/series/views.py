@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pathline.data.series.series import Series
 
 
 @dataclass(frozen=True)
@@ -109,3 +113,27 @@ def union(times: Tensor, values: Tensor, inputs: Tensor | None, count: int, seri
     distinct, index = torch.unique(times, sorted=True, return_inverse=True)
     shape = count, len(distinct)
     return Union(distinct, *laid_out(values, inputs, series, index, shape), series, index)
+
+
+def aligned(series: Series, tensor: Tensor) -> Tensor:
+    """What stands at the rows in a rectangle of either view.
+
+    Raises:
+        ValueError: For a shape that is neither's, or both.
+    """
+    longest = int(series.lengths.max()) if len(series) else 0
+    if tensor.shape[:2] == (len(series), longest):
+        shared = torch.unique(series.times)
+        if len(shared) == longest and bool((series.lengths < longest).any()):
+            raise ValueError(
+                "The padded and the union view of these series have the same shape, so `align` cannot tell which "
+                "this is. Use series.padded().align(...) or series.union().align(...)."
+            )
+        return tensor[series.rows, series.places]
+    distinct, index = torch.unique(series.times, return_inverse=True)
+    if tensor.shape[:2] != (len(series), len(distinct)):
+        raise ValueError(
+            f"`align` takes a tensor of shape ({len(series)}, {longest}, ...), as padded() has, or "
+            f"({len(series)}, {len(distinct)}, ...), as union() has, but {tuple(tensor.shape)} came."
+        )
+    return tensor[series.rows, index]

@@ -380,3 +380,122 @@ def test_rows_of_one_time_that_disagree():
 def test_no_series_with_a_value():
     with pytest.raises(ValueError, match="none of the 1 series has one"):
         Series.from_arrays([[0.0]], [[NAN]], empty="drop")
+
+
+# ------------------------------------------------------------------------------------------------ padding and masks
+def test_padded_rectangles_with_their_lengths():
+    values = torch.arange(12.0).reshape(2, 3, 2)
+    times = torch.tensor([[0.0, 1.0, 2.0], [5.0, 0.0, 0.0]])
+    series = Series.from_arrays(times, values, lengths=[3, 1], inputs=values[..., :1], row_labels=values[..., 0].long())
+    assert series.times.tolist() == [0, 1, 2, 5]
+    assert torch.equal(series.values, values.reshape(6, 2)[:4])
+    assert series.inputs[:, 0].tolist() == series.row_labels.tolist() == [0, 2, 4, 6]
+    again = series.padded()
+    assert torch.equal(Series.from_arrays(again.times, again.values, lengths=series.lengths).values, series.values)
+    for lengths in ([3], [4, 1], [-1, 3]):
+        with pytest.raises(ValueError, match=r"`lengths` \(2,\) say how many of the 3 columns"):
+            Series.from_arrays(times, values, lengths=lengths)
+    with pytest.raises(ValueError, match="a list has arrays of their own lengths already"):
+        Series.from_arrays([[0.0]], [[1.0]], lengths=[1])
+
+
+def test_a_mask_beside_the_values():
+    values = torch.arange(12.0).reshape(2, 3, 2)
+    mask = torch.tensor([[[1, 1], [0, 1], [1, 0]], [[1, 1]] * 3])
+    flat = values.where(mask == 1, NAN).reshape(6, 2)
+    for given in (mask, mask.bool().numpy(), mask.double()):
+        series = Series.from_arrays(torch.arange(3.0), values, mask=given)
+        torch.testing.assert_close(series.values, flat, equal_nan=True)
+    listed = Series.from_arrays([torch.arange(3.0)] * 2, list(values), mask=list(mask))
+    torch.testing.assert_close(listed.values, flat, equal_nan=True)
+    rows = Series.from_arrays(torch.arange(3.0), values, mask=torch.tensor([[True, False, True]] * 2))
+    assert rows.mask.tolist() == [[True] * 2, [False] * 2, [True] * 2] * 2
+    for wrong in (mask * 2, mask[:1], mask[..., 0] - 1):
+        with pytest.raises(ValueError, match="`mask` says of each of the values whether it was observed"):
+            Series.from_arrays(torch.arange(3.0), values, mask=wrong)
+
+
+def test_lists_of_one_channel_in_their_simplest_form():
+    series = Series.from_arrays([[0, 1], [2]], [[1.0, 2.0], [3.0]], inputs=[[7, 8], [9]])
+    assert series.inputs[:, 0].tolist() == [7, 8, 9]
+    clocks = [torch.arange(2.0), torch.tensor([0.5, 9.0])]
+    assert Series.from_arrays(clocks, torch.zeros(2, 2, 1)).times.tolist() == [0, 1, 0.5, 9]
+    ragged = np.empty(2, dtype=object)
+    ragged[:] = [np.arange(2.0), np.arange(3.0)]
+    assert Series.from_arrays(ragged, ragged).lengths.tolist() == [2, 3]
+    with pytest.raises(ValueError, match=r"A single series is Series.from_arrays\(\[times\], \[values\]\)"):
+        Series.from_arrays([0.0, 1.0], [1.0, 2.0])
+
+
+# --------------------------------------------------------------------------------------------- tables as they come
+def test_levels_of_the_index_count_as_columns():
+    hours = pd.date_range("2024-01-01", periods=3, freq="h", name="hour")
+    one = pd.DataFrame({"x": [1.0, NAN, 3.0]}, index=hours)
+    assert Series.from_table(one, time="hour", unit="hours").gaps.tolist() == [0, 1, 1]
+    both = pd.concat({"a": one, "b": one[:2]}, names=["station", "hour"])
+    series = Series.from_table(both, id="station", time="hour", unit="hours")
+    assert (series.ids.tolist(), series.lengths.tolist(), series.channels) == (["a", "b"], [3, 2], ("x",))
+    with pytest.raises(ValueError, match=r"Its index holds dates, but has no name: table.rename_axis\('when'\)"):
+        Series.from_table(one.rename_axis(None), time="when", unit="hours")
+    with pytest.raises(ValueError, match=r"has 2 levels of names.*stack\(0"):
+        Series.from_table(pd.concat({"a": one, "b": one}, axis=1), time="hour", unit="hours")
+    with pytest.raises(TypeError, match=r"but a table came. Tables of the same columns make one"):
+        Series.from_dict({"a": one})
+
+
+def test_several_columns_for_one():
+    with pytest.raises(ValueError, match=r"`id` is one column, but \['id', 't'\] came. Several make one: table.assign"):
+        Series.from_table(labelled(), id=["id", "t"], time="t")
+    with pytest.raises(ValueError, match="`values` names at least one channel, but an empty list came"):
+        Series.from_table(labelled(), id="id", time="t", values=[])
+
+
+def test_words_leave_what_is_missing_missing():
+    with pytest.raises(TypeError, match=r"to_numeric\(table\['y'\], errors='coerce'\).*\.map\(\{'no': 0.0") as told:
+        Series.from_table(labelled(y=["1", "<5", "2", "3"]), id="id", time="t", values=["y"])
+    assert "cat.codes" not in str(told.value)  # there missing would become -1, a value
+    with pytest.raises(TypeError, match=r"or table\['y'\].astype\('category'\).cat.codes"):
+        Series.from_table(labelled(y=list("aabc")), id="id", time="t", values=["x"], labels="y")
+
+
+@pytest.mark.parametrize(
+    "column", [["1", "<5", "2", "3"], np.array([1, None, 2, 3], object), pd.Categorical([1, 2, 2, 3])]
+)
+def test_numbers_in_disguise_are_not_left_out_in_silence(column):
+    frame = labelled(y=column, note=list("abcd"))
+    with pytest.warns(UserWarning, match="and 'y' is none: it holds .*to_numeric"):
+        series = Series.from_table(frame, id="id", time="t")
+    assert series.channels == ("x",)
+    assert Series.from_table(frame, id="id", time="t", values=["x"]).channels == ("x",)
+
+
+def test_infinite_cells_are_found_in_the_table():
+    frame = pd.DataFrame({"t": [3, 1, 2], "x": [1.0, np.inf, -np.inf]})
+    with pytest.raises(ValueError, match="inf came in the column 'x' at row 1 of the table, and 2 times in all"):
+        Series.from_table(frame, time="t")
+
+
+def test_a_type_that_loses_the_variation_is_named():
+    frame = pd.DataFrame({"t": [0, 1, 2], "lat": [48.1, 48.10001, 48.10002], "year": [2019, 2020, 2021]})
+    with pytest.warns(UserWarning, match="'lat' varies by 8.2e-06 around 48.10001, where torch.float32 has steps of"):
+        Series.from_table(frame, time="t")
+    with pytest.warns(UserWarning, match="'channel 0' varies by 1 around 100000001.*dtype=torch.float64"):
+        Series.from_arrays([np.arange(3)], [1e8 + np.array([0.0, 1.25, 2.5])])
+    wide = Series.from_table(frame, time="t", dtype=torch.float64).standardized().to(torch.float32)
+    torch.testing.assert_close(wide.values[:, 0], torch.tensor([-1.5, 0.0, 1.5]).sign() * 1.5**0.5)
+    assert Series.from_arrays([np.arange(2.0)], [np.full(2, 0.1)]).dtype == torch.float32  # constants vary not at all
+
+
+def test_columns_of_one_name_stay_apart_in_a_table():
+    series = Series.from_arrays(
+        [[5.0, 6.0]],
+        [[[1.0, 2.0], [3.0, 4.0]]],
+        channels=["time", "age"],
+        static=[[58.0]],
+        static_names=["age"],
+        inputs=[[[7.0], [8.0]]],
+        input_names=["age"],
+    )
+    table = series.to_table()
+    assert list(table.columns) == ["id", "time", "values time", "age", "inputs age", "static age"]
+    assert table.iloc[1].tolist() == [0, 6, 3, 4, 8, 58]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from itertools import chain
 
 import pandas as pd
@@ -204,3 +205,21 @@ def test_a_file_of_something_else(tmp_path):
         SeriesFile(tmp_path / "s.parquet").batches(31)
     with pytest.raises(TypeError, match="Parquet has no bfloat16"):
         made(dtype=torch.bfloat16).to_parquet(tmp_path / "half.parquet")
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "s.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match=r"s.parquet is no readable Parquet file: .*Series.to_parquet"):
+        Series.read_parquet(tmp_path / "s.parquet")
+
+
+def test_labels_of_several_numbers_where_no_row_is_left(tmp_path):
+    series = Series.from_arrays([[0.0]], [[1.0]], row_labels=[[[1, 2]]]).first(0)
+    series.to_parquet(tmp_path / "s.parquet")
+    assert Series.read_parquet(tmp_path / "s.parquet").row_labels.shape == (0, 2)
+
+
+def test_a_file_goes_to_other_processes(tmp_path):
+    made().to_parquet(tmp_path / "s.parquet")
+    file = pickle.loads(pickle.dumps(SeriesFile(tmp_path / "s.parquet")))
+    same(file.read(), made())

@@ -1,0 +1,20 @@
+"""How values were scaled stays with them, to the last digit."""
+
+from __future__ import annotations
+
+import torch
+
+from pathline.data import Series
+
+
+def test_the_scaling_stays_in_double_precision():
+    """Latitudes within one town: what single precision makes of their mean is a third of their deviation away."""
+    draws = torch.randn(500, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    series = Series.from_arrays([torch.arange(500.0)], [48.1 + 1e-5 * draws])
+    single = series.standardized().to(torch.float32)
+    assert single.values.dtype == torch.float32
+    assert single.scaling.mean.dtype == torch.float64
+    again = series.standardized(single.scaling).values
+    torch.testing.assert_close(again, series.standardized().values, rtol=0, atol=0)
+    back = single.to(torch.float64).unstandardized().values
+    torch.testing.assert_close(back, series.values, rtol=0, atol=1e-11)
