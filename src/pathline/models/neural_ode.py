@@ -103,7 +103,7 @@ class NeuralODE(nn.Module):
             Without ``t`` the state at the end, in the shape of ``y0``; with ``t`` the states, ``(len(t), *y0.shape)``.
         """
         solution = self.solve(y0, t, args=args)
-        return self._dropped(solution.y1) if t is None else self._dropped(solution.ys, times=1)
+        return self.shown(solution.y1) if t is None else self.shown(solution.ys, times=1)
 
     def inverse(self, y1: Any, args: Any = None) -> Any:
         """Follow the flow back from the end of the span to its start.
@@ -123,8 +123,7 @@ class NeuralODE(nn.Module):
                 f"The way back needs the {self.augment} augmented components, but this model drops them. "
                 "Build it with return_augmented=True."
             )
-        solution = self._solve(y1, (self.t[1], self.t[0]), args=args)
-        return solution.y1
+        return self.solve_field(self.field, y1, (self.t[1], self.t[0]), args=args).y1
 
     def solve(self, y0: Any, t: Tensor | Sequence[float] | None = None, *, args: Any = None, **options: Any) -> Any:
         """The ``Solution`` itself, augmented components included.
@@ -137,7 +136,32 @@ class NeuralODE(nn.Module):
                 values than the model's own.
         """
         times = self.t if t is None else t
-        return self._solve(self._augmented(y0), times, args=args, **options)
+        return self.solve_field(self.field, self.augmented(y0), times, args=args, **options)
+
+    def solve_field(self, field: Callable[..., Any], y0: Any, t: Any, *, args: Any = None, **options: Any) -> Any:
+        """The ``Solution`` of another system, solved as this model solves its own; its evaluations count as ours.
+
+        Args:
+            field: The rate.
+            y0: The whole state of that system; nothing is appended.
+            t: Times to return.
+            args: Handed to the field.
+            **options: As in ``solve``.
+        """
+        own = {
+            "method": self.method,
+            "rtol": self.rtol,
+            "atol": self.atol,
+            "dt": self.dt,
+            "gradient": self.gradient,
+            "controller": self.controller,
+            "max_steps": self.max_steps,
+            "clock": self.clock,
+            "compile": self.compile_steps,
+        }
+        solution = solve(field, y0, t, args=args, **(own | options))
+        self._stats = solution.stats
+        return solution
 
     def loss(self, batch: Any) -> Tensor:
         """The mean square error on a batch.
@@ -167,26 +191,8 @@ class NeuralODE(nn.Module):
         """Evaluations of the field in the backward pass of the last solve, after ``backward()``."""
         return 0 if self._stats is None else int(self._stats.backward_evaluations)
 
-    def _solve(self, y0: Any, times: Any, **options: Any) -> Any:
-        options = self._options() | options
-        solution = solve(self.field, y0, times, **options)
-        self._stats = solution.stats
-        return solution
-
-    def _options(self) -> dict[str, Any]:
-        return {
-            "method": self.method,
-            "rtol": self.rtol,
-            "atol": self.atol,
-            "dt": self.dt,
-            "gradient": self.gradient,
-            "controller": self.controller,
-            "max_steps": self.max_steps,
-            "clock": self.clock,
-            "compile": self.compile_steps,
-        }
-
-    def _augmented(self, y0: Any) -> Any:
+    def augmented(self, y0: Any) -> Any:
+        """A state with the zeros that augment it."""
         if not self.augment:
             return y0
         if not isinstance(y0, Tensor):
@@ -200,7 +206,8 @@ class NeuralODE(nn.Module):
         shape[self.augment_dim] = self.augment
         return torch.cat([y0, y0.new_zeros(shape)], self.augment_dim)
 
-    def _dropped(self, y: Any, times: int = 0) -> Any:
+    def shown(self, y: Any, times: int = 0) -> Any:
+        """States as the model returns them, without what augments them; behind so many dimensions of times."""
         if not self.augment or self.return_augmented:
             return y
         # With times in front, a channel dimension counted from the left is one further to the right.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pathline.gradients import find_gradient
 from pathline.models.recurrent.gaps import Gaps
+from pathline.models.sizes import check_sizes
 from pathline.solvers import RungeKutta, find_solver
 from pathline.solving import solve
 from pathline.terms import ODE, PerSample
@@ -53,6 +54,7 @@ class Decay(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
+        check_sizes(channels=channels, hidden=hidden)
         self.channels, self.hidden = channels, hidden
         self.rate = nn.Linear(channels, hidden)
 
@@ -88,7 +90,8 @@ class Flow(nn.Module):
 
     Raises:
         TypeError: ``field`` is not callable.
-        ValueError: No such method or gradient, ``steps`` is less than 1, or ``dt`` is not positive.
+        ValueError: No such method or gradient, ``steps`` is no count, ``dt`` is not positive, or
+            options of adaptive methods came with a fixed one.
 
     Example:
         >>> import torch
@@ -120,12 +123,18 @@ class Flow(nn.Module):
             )
         solver = find_solver(method)
         find_gradient(gradient)
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"`steps` is the number of steps in a gap, 1 or more, but {steps!r} came.")
+        check_sizes(steps=steps)
         if dt is not None and not 0 < dt < math.inf:
             raise ValueError(f"`dt` is the longest step, a positive number in the unit of the times; {dt!r} came.")
         if dt is not None and solver.adaptive:
             raise ValueError(f'`dt` is for fixed steps, and "{solver.name}" chooses its own. Set `rtol` and `atol`.')
+        if not solver.adaptive and not (rtol is None and atol is None):
+            raise ValueError(
+                f'`rtol` and `atol` are for adaptive methods, and "{solver.name}" makes fixed steps. Leave them out, '
+                'or set method="dopri5".'
+            )
+        if clock not in ("shared", "per-sample"):
+            raise ValueError(f'`clock` is "shared" or "per-sample", but {clock!r} came.')
         self.field, self.method, self.steps, self.dt = field, method, steps, dt
         self.rtol, self.atol, self.gradient, self.clock = rtol, atol, gradient, clock
         self._evaluations = self._backward = 0
@@ -207,7 +216,7 @@ class Flow(nn.Module):
 
 
 class _Rescaled:
-    """The field over one gap a row, for a solver's step."""
+    """The field over one gap a row, as a term for single steps of a solver."""
 
     def __init__(self, field: Callable[..., Any], start: Tensor, length: Tensor) -> None:
         self.ode, self.start, self.length = ODE(field), start, length
@@ -217,14 +226,25 @@ class _Rescaled:
         """``dh/ds``."""
         self.evaluations += 1
         t = torch.add(self.start, self.length, alpha=s) if s else self.start
-        return self.ode.rate(t, h, None) * self.length
+        return _checked(self.ode.rate(t, h, None), h) * self.length
 
 
 def _rescaled(field: Callable[..., Any]) -> Callable[..., Tensor]:
+    """The same for ``solve``: a function of the gaps as ``args``, which gradients and clocks know how to handle."""
     ode = ODE(field)
 
     def rate(s: Tensor, h: Tensor, args: tuple[Tensor, Tensor]) -> Tensor:
         start, length = args
-        return ode.rate(start + s * length, h, None) * length
+        return _checked(ode.rate(start + s * length, h, None), h) * length
 
+    return rate
+
+
+def _checked(rate: Tensor, h: Tensor) -> Tensor:
+    """Stretched to the state, a rate of another shape would be another field."""
+    if rate.shape != h.shape:
+        raise ValueError(
+            f"`field` gives the rate of each component of the state, {tuple(h.shape)}, but {tuple(rate.shape)} came. "
+            "Build it of the size `hidden`."
+        )
     return rate

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pathline.models.sizes import check_sizes
+
 
 class GRUCell(nn.Module):
     r"""A gated recurrent unit in two halves: what depends on the input alone, and the rest. *Maturing.*
@@ -34,6 +36,7 @@ class GRUCell(nn.Module):
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
+        check_sizes(inputs=inputs, hidden=hidden)
         self.inputs, self.hidden = inputs, hidden
         self.input = nn.Linear(inputs, 3 * hidden)
         self.state = nn.Linear(hidden, 3 * hidden)
@@ -65,4 +68,5 @@ def update(
     gates, recalled = torch.addmm(sums, h, weight.t()).split((2 * size, size), 1)
     reset, keep = gates.sigmoid().split(size, 1)
     new = torch.addcmul(fresh, reset, recalled).tanh()
-    return torch.lerp(new, h, keep), (reset, keep, new, recalled)
+    # Under autocast the gates are coarser than the state, which keeps its precision.
+    return torch.lerp(new.to(h.dtype), h, keep.to(h.dtype)), (reset, keep, new, recalled)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from pathline.models.batches import known
 from pathline.models.recurrent.gaps import Past
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class Features(nn.Module):
         super().__init__()
         self.channels, self.dt, self.impute, self.static, self.inputs = channels, dt, impute, static, inputs
         if impute:
-            self.weight, self.bias = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.zeros(channels))
+            # A rate of zero would stay there: the slope of max(0, .) is zero at zero.
+            self.weight, self.bias = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.full((channels,), 0.1))
 
     @property
     def size(self) -> int:
@@ -68,21 +70,7 @@ class Features(nn.Module):
         if self.dt:
             parts.append(gap.abs()[:, None].to(x.dtype))
         if self.static:
-            parts.append(self._static(series)[rows].to(x.dtype))
+            parts.append(known(series, "static", self.static)[rows].to(x.dtype))
         if self.inputs:
-            parts.append((self._inputs(series) if own is None else own).to(x.dtype))
+            parts.append((known(series, "inputs", self.inputs) if own is None else own).to(x.dtype))
         return torch.cat(parts, -1)
-
-    def _static(self, series: Series) -> Tensor:
-        found = series.static
-        if found is None or found.shape[-1] != self.static:
-            came = "none" if found is None else f"{found.shape[-1]}"
-            raise ValueError(f"The model was built for static={self.static} covariates, but the series have {came}.")
-        return found.nan_to_num(0.0)
-
-    def _inputs(self, series: Series) -> Tensor:
-        found = series.inputs
-        if found is None or found.shape[-1] != self.inputs:
-            came = "none" if found is None else f"{found.shape[-1]}"
-            raise ValueError(f"The model was built for inputs={self.inputs} known inputs, but the series have {came}.")
-        return found.nan_to_num(0.0)

@@ -137,12 +137,10 @@ class Plan:
 
     Attributes:
         sizes: Rows of each step.
-        seen: ``(N, 1)``, on which rows something was observed; None for all.
         between: Makes the object for the gaps from its tensors.
     """
 
     sizes: list[int]
-    seen: Tensor | None
     between: Callable[[Sequence[Tensor]], Held]
 
 
@@ -151,7 +149,6 @@ def recur(plan: Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor
     projected, h, weight, *own = tensors
     between, gates = plan.between(own), []
     before, after, ended = [], [], []
-    seen = None if plan.seen is None else plan.seen.split(plan.sizes)
     active, hidden = h.shape
     sums, fresh = (part.split(plan.sizes) for part in projected.split((3 * hidden, hidden), 1))
     for k, size in enumerate(plan.sizes):
@@ -160,9 +157,8 @@ def recur(plan: Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor
             h, active = h[:size], size
         h = between.advance(h, k)
         before.append(h)
-        new, gate = update(sums[k], fresh[k], h, weight)
+        h, gate = update(sums[k], fresh[k], h, weight)
         gates.append(gate)
-        h = new if seen is None else torch.where(seen[k], new, h)
         after.append(h)
     last = torch.cat([h, *reversed(ended)]) if ended else h.clone()
     return torch.cat(before), torch.cat(after), last, between, gates
@@ -194,7 +190,7 @@ def _pulled(
     _, start, weight, *_ = tensors
     d_before, d_after, d_last = cotangents
     d_last = torch.zeros_like(start) if d_last is None else d_last
-    by_new, by_sums, keep = _slopes(plan, before, gates)
+    by_new, by_sums, keep = _slopes(before, gates)
     slopes, kept = by_sums.split(plan.sizes), keep.split(plan.sizes)
     d_before = None if d_before is None else d_before.split(plan.sizes)
     d_after = None if d_after is None else d_after.split(plan.sizes)
@@ -217,7 +213,7 @@ def _pulled(
     return torch.cat([down, end * by_new], 1), d_start, down.t() @ before, *between.gradients()
 
 
-def _slopes(plan: Plan, h: Tensor, gates: list[Any]) -> tuple[Tensor, Tensor, Tensor]:
+def _slopes(h: Tensor, gates: list[Any]) -> tuple[Tensor, Tensor, Tensor]:
     """How the state after a row depends on the sums inside its update, for all rows at once.
 
     Returns:
@@ -228,10 +224,7 @@ def _slopes(plan: Plan, h: Tensor, gates: list[Any]) -> tuple[Tensor, Tensor, Te
     by_new = (1 - keep) * (1 - new.square())
     by_keep = (h - new) * keep * (1 - keep)
     by_reset = by_new * recalled * reset * (1 - reset)
-    by_sums = torch.stack([by_reset, by_keep, by_new * reset], 1)
-    if plan.seen is None:
-        return by_new, by_sums, keep
-    return by_new * plan.seen, by_sums * plan.seen.unsqueeze(-1), torch.where(plan.seen, keep, 1.0)
+    return by_new, torch.stack([by_reset, by_keep, by_new * reset], 1), keep
 
 
 def _differentiable(plan: Plan, tensors: Sequence[Tensor], cotangents: Any) -> list[Tensor | None]:
@@ -252,7 +245,6 @@ def fused(
     h: Tensor,
     projected: Tensor,
     gaps: tuple[Tensor, ...],
-    seen: Tensor | None,
     sizes: list[int],
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """The recursion in one operation; None where a part is not one whose derivative is written here.
@@ -263,21 +255,20 @@ def fused(
         h: ``(n, hidden)``, the states before the first rows, the longest series first.
         projected: ``(N, 4 hidden)``, the input's half of each update.
         gaps: What ``between`` has prepared, ``(N, ...)``.
-        seen: ``(N, 1)``, on which rows something was observed; None for all.
         sizes: Rows of each step.
     """
     if type(cell) is not GRUCell or not sizes or _watched(between, cell) or _elsewhere(h):
         return None
-    found = _gaps(between, gaps, sizes)
+    found = _gaps(between, gaps, sizes, h.shape[1])
     if found is None:
         return None
     make, own = found
-    plan = Plan(sizes, seen, make)
+    plan = Plan(sizes, make)
     return Recursion.apply(plan, projected, h, cell.state.weight, *own)  # pyright: ignore[reportReturnType]
 
 
 def _gaps(
-    between: nn.Module, gaps: tuple[Tensor, ...], sizes: list[int]
+    between: nn.Module, gaps: tuple[Tensor, ...], sizes: list[int], hidden: int
 ) -> tuple[Callable[[Sequence[Tensor]], Held], Sequence[Tensor]] | None:
     """How to make the object for the gaps, and its tensors."""
     if type(between) is Hold:
@@ -287,7 +278,7 @@ def _gaps(
     if type(between) is not Flow or between.method != "euler" or between.gradient != "backprop":
         return None
     layers = _layers(between.field)
-    if layers is None or any(gap.requires_grad for gap in gaps):
+    if layers is None or len(layers[0][-1]) != hidden or any(gap.requires_grad for gap in gaps):
         return None
     lengths = _lengths(gaps, between.steps, sizes)
     between._evaluations += sum(map(len, lengths))

@@ -9,31 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pathline.models.recurrent.batches import check_series, pair, query
+from pathline.models.batches import check_series, pair, query
+from pathline.models.labels import class_numbers
+from pathline.models.means import mean_over_processes, tied
 from pathline.models.recurrent.gaps import Gaps
-from pathline.models.recurrent.labels import class_numbers
 from pathline.models.recurrent.order import order
+from pathline.models.sizes import check_sizes
 from pathline.nets import MLP
 
 if TYPE_CHECKING:
     from pathline.data import Series
     from pathline.models.recurrent.recurrent import Recurrent
     from pathline.models.recurrent.states import States
-
-
-def mean_over_processes(total: Tensor, count: Tensor, *, training: bool) -> Tensor:
-    """A sum as a mean, such that the mean over the processes is the mean over all that any of them holds.
-
-    Gradients of several processes are averaged. If each took the mean over its own values, those of a process with few
-    would count for more; so in training all have to ask together, as they do for the gradients.
-    """
-    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if shared and training and torch.is_grad_enabled():
-        count = count.double()
-        torch.distributed.all_reduce(count)
-        world = torch.distributed.get_world_size()
-        return total / (count.clamp_min(1) / world).to(total.dtype)
-    return total / count.clamp_min(1)
 
 
 class Forecaster(nn.Module):
@@ -58,6 +45,9 @@ class Forecaster(nn.Module):
         feedback: Whether, behind the last row, ``predict`` hands its own forecasts to the network as if they were
             observed. Without it the state goes on alone, by what happens between observations.
 
+    Attributes:
+        scale: The standard deviation as it is now, 0-d or ``(channels,)``; None without one.
+
     Raises:
         TypeError: ``recurrent`` is no ``Recurrent``.
         ValueError: ``scale`` is neither None, ``"learn"`` nor positive.
@@ -71,6 +61,8 @@ class Forecaster(nn.Module):
         >>> model.loss(series).shape, model.predict(series, torch.tensor([2.5, 3.0])).shape
         (torch.Size([]), torch.Size([2, 2, 3]))
     """
+
+    stored_as = {"scale": "trained_by"}
 
     def __init__(
         self,
@@ -86,13 +78,20 @@ class Forecaster(nn.Module):
                 "`recurrent` is a Recurrent, such as GRUdt(channels, hidden) or ODERNN(channels, hidden), but "
                 f"{type(recurrent).__name__} came. A latent model forecasts by itself: model.predict(observed, t)."
             )
-        if not (scale is None or scale == "learn" or (isinstance(scale, int | float) and scale > 0)):
+        if not (scale is None or scale == "learn" or (isinstance(scale, int | float) and 0 < scale < math.inf)):
             raise ValueError(f'`scale` is None, "learn" or a positive standard deviation, but {scale!r} came.')
-        self.recurrent, self.scale, self.feedback = recurrent, scale, feedback
+        self.recurrent, self.trained_by, self.feedback = recurrent, scale, feedback
         size = recurrent.hidden + recurrent.dt
         self.readout = MLP(size, recurrent.channels, (recurrent.hidden,)) if readout is None else readout
         if scale == "learn":
             self.log_scale = nn.Parameter(torch.zeros(recurrent.channels))
+
+    @property
+    def scale(self) -> Tensor | None:
+        """The standard deviation as it is now, 0-d or ``(channels,)``; None without one."""
+        if self.trained_by is None:
+            return None
+        return self.log_scale.exp() if self.trained_by == "learn" else torch.tensor(float(self.trained_by))
 
     def forward(self, series: Series) -> Tensor:
         """The forecast of each row from the rows before it, ``(N, channels)``."""
@@ -117,9 +116,10 @@ class Forecaster(nn.Module):
             target: Any = check_series(batch)
             forecast, mask = self(target), target.mask & ~_begins(target)[:, None]
         square = torch.where(mask, forecast - torch.where(mask, target.values, 0.0), 0.0).square()
-        if self.scale is None:
+        if self.trained_by is None:
             return self._mean(square.sum(), mask)
-        log_scale = self.log_scale if self.scale == "learn" else square.new_tensor(math.log(float(self.scale)))
+        learned = self.trained_by == "learn"
+        log_scale = self.log_scale if learned else square.new_tensor(math.log(float(self.trained_by)))
         scale = log_scale.exp()
         each = 0.5 * square / scale**2 + torch.where(mask, 0.5 * math.log(2 * math.pi) + log_scale, 0.0)
         return self._mean(each.sum(), mask)
@@ -147,10 +147,11 @@ class Forecaster(nn.Module):
         )
 
     def _mean(self, total: Tensor, mask: Tensor) -> Tensor:
-        return mean_over_processes(total, mask.sum(), training=self.training)
+        return tied(mean_over_processes(total, mask.sum(), training=self.training), self)
 
     def _read(self, h: Tensor, gap: Tensor) -> Tensor:
-        return self.readout(torch.cat([h, gap[..., None].to(h.dtype)], -1) if self.recurrent.dt else h)
+        found = self.readout(torch.cat([h, gap[..., None].to(h.dtype)], -1) if self.recurrent.dt else h)
+        return _checked(found, self.recurrent.channels, "channels")
 
     def _fed_back(
         self, observed: Series, states: States, times: Tensor, which: Tensor, inputs: Any, forecast: Tensor
@@ -184,6 +185,20 @@ class Forecaster(nn.Module):
             found.append(x)
         return forecast.index_copy(0, index, torch.cat(found)) if found else forecast
 
+    def extra_repr(self) -> str:
+        shown = [] if self.scale is None else [f"{scale:.4g}" for scale in self.scale.reshape(-1).tolist()]
+        parts = [f"scale={', '.join(shown)}, learn={self.trained_by == 'learn'}"] if shown else []
+        return ", ".join([*parts, *(["feedback=True"] if self.feedback else [])])
+
+
+def _checked(found: Tensor, size: int, what: str) -> Tensor:
+    if found.shape[-1] != size:
+        raise ValueError(
+            f"`readout` gives one number for each of {size} {what}, but {found.shape[-1]} came. Its last layer has "
+            f"{size} outputs."
+        )
+    return found
+
 
 def _begins(series: Series) -> Tensor:
     """Whether a row is the first of its series with a value, ``(N,)``."""
@@ -207,6 +222,7 @@ class Classifier(nn.Module):
 
     Raises:
         TypeError: ``encoder`` does not say how large its states are, and there is no ``readout``.
+        ValueError: ``classes`` is no whole number, or less than 1.
 
     Example:
         >>> import torch
@@ -227,6 +243,7 @@ class Classifier(nn.Module):
         readout: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        check_sizes(classes=classes)
         self.encoder, self.classes, self.per_time, self.reverse = encoder, classes, per_time, reverse
         hidden: Any = getattr(encoder, "hidden", None)
         if readout is None and not isinstance(hidden, int):
@@ -240,7 +257,7 @@ class Classifier(nn.Module):
     def forward(self, series: Series) -> Tensor:
         """Logits, ``(n, classes)``; of rows ``(N, classes)``."""
         states = self.encoder(series, reverse=self.reverse) if self.reverse else self.encoder(series)
-        return self.readout(states.after if self.per_time else states.final)
+        return _checked(self.readout(states.after if self.per_time else states.final), self.classes, "classes")
 
     def loss(self, batch: Series) -> Tensor:
         """The mean cross-entropy in nats; what is labelled -1 does not count. In several processes as in one.
@@ -250,7 +267,7 @@ class Classifier(nn.Module):
         """
         labels = self._labels(batch)
         total = F.cross_entropy(self(batch), labels, ignore_index=-1, reduction="sum")
-        return mean_over_processes(total, (labels != -1).sum(), training=self.training)
+        return tied(mean_over_processes(total, (labels != -1).sum(), training=self.training), self)
 
     def predict(self, series: Series) -> Tensor:
         """Probabilities, ``(n, classes)``; of rows ``(N, classes)``."""

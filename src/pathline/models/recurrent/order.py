@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from pathline.data import Series
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ def order(lengths: Tensor, rows: Tensor, offsets: Tensor, *, reverse: bool = Fal
     begins = sizes.cumsum(0) - sizes
     slots = begins[number] + ranks[rows]
     return Order(slots, _inverse(slots), sizes.tolist(), ranks, series)
+
+
+def last_rows(series: Series, reverse: bool) -> Tensor:
+    """The row of each series at which the way through it ends, ``(n,)``; for one without rows just any."""
+    return (series.offsets[:-1] if reverse else series.offsets[1:] - 1).clamp(0, len(series.times) - 1)
 
 
 def _inverse(permutation: Tensor) -> Tensor:

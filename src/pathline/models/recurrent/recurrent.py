@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from pathline.fields import MLP
-from pathline.models.recurrent.batches import check_series
+from pathline.models.batches import check_channels, rows_read
 from pathline.models.recurrent.between import Decay, Flow, Hold
 from pathline.models.recurrent.cells import GRUCell
 from pathline.models.recurrent.features import Features
 from pathline.models.recurrent.fused import fused
 from pathline.models.recurrent.gaps import Gaps, past
-from pathline.models.recurrent.order import order
+from pathline.models.recurrent.order import last_rows, order
 from pathline.models.recurrent.states import States
+from pathline.models.sizes import check_sizes
 
 if TYPE_CHECKING:
     from pathline.data import Series
@@ -28,10 +29,10 @@ class Recurrent(nn.Module):
     $$h_i^- = \mathrm{between}(h_{i-1},\, t_i - t_{i-1}), \qquad h_i = \mathrm{GRU}(h_i^-,\, [x_i, m_i, \ldots])$$
 
     ``GRU``, ``GRUdt``, ``GRUD`` and ``ODERNN`` are this model with different parts. A row on which nothing was observed
-    is not read: all else is as if it weren't there, and gaps go back to the last row that was read. (A flow steps from
-    row to row and stops there too, which is one more step of the solver and nothing else.) Series of different lengths
-    and times are gone through together, observation number by observation number, each over its own gaps; one that has
-    ended costs nothing.
+    is not read: all else is as if it weren't there, and gaps go back to the last row that was read. Where the network
+    takes known inputs, these are what such a row says, and every row is read. Series of different lengths and times are
+    gone through together, observation number by observation number, each over its own gaps; one that has ended costs
+    nothing.
 
     Args:
         channels: Number of channels of the series.
@@ -39,11 +40,11 @@ class Recurrent(nn.Module):
         between: ``Hold()``, ``Decay(channels, hidden)`` or ``Flow(field)``; by default the state is held.
         dt: Whether the time since the row before is one more input of the cell.
         impute: Whether missing values are the last ones observed, fading, as in GRU-D; zero otherwise.
-        static: Number of static covariates, inputs of every update.
+        static: Number of static covariates, inputs of every update; a missing one counts as zero.
         inputs: Number of known inputs at the rows.
 
     Raises:
-        ValueError: A size is not positive.
+        ValueError: A size is no whole number, or too small.
         TypeError: ``between`` is a field that was not wrapped.
 
     Example:
@@ -72,9 +73,8 @@ class Recurrent(nn.Module):
         inputs: int = 0,
     ) -> None:
         super().__init__()
-        for name, size, least in (("channels", channels, 1), ("hidden", hidden, 1), ("static", static, 0)):
-            if not isinstance(size, int) or size < least:
-                raise ValueError(f"`{name}` is a number of at least {least}, but {size!r} came.")
+        check_sizes(channels=channels, hidden=hidden)
+        check_sizes(0, static=static, inputs=inputs)
         between = Hold() if between is None else between
         if not callable(getattr(between, "prepare", None)):
             raise TypeError(
@@ -105,11 +105,6 @@ class Recurrent(nn.Module):
     def inputs(self) -> int:
         """Number of known inputs."""
         return self.features.inputs
-
-    @property
-    def _passes_empty(self) -> bool:
-        """Whether rows without a value are left out: a model that hears of gaps or silence would notice them."""
-        return self.dt or self.impute or isinstance(self.between, Decay)
 
     @property
     def evaluations(self) -> int:
@@ -145,10 +140,10 @@ class Recurrent(nn.Module):
             TypeError: ``series`` is no ``Series``.
             ValueError: Series with another number of channels, static covariates or inputs.
         """
-        self._check(series)
-        whole, empty = series, ~series.mask.any(-1)
-        if self._passes_empty and bool(empty.any()):
-            series = series.keep(~empty)
+        check_channels(series, self.channels)
+        whole, read = series, rows_read(series, self.inputs)
+        if not bool(read.all()):
+            series = whole.keep(read)
         if isinstance(self.between, Flow):
             self.between.restart()
         mask = series.mask
@@ -156,35 +151,30 @@ class Recurrent(nn.Module):
         ends = series.offsets[1:] - 1 if reverse else series.offsets[:-1]
         known = past(series.times, x, mask, ends[series.rows], reverse=reverse)
         places = order(series.lengths, series.rows, series.offsets, reverse=reverse)
-        h = x.new_zeros(len(series), self.hidden) if initial is None else initial
+        initial = x.new_zeros(len(series), self.hidden) if initial is None else initial
         inputs = self.cell.project(self.features(series, x, mask, known)[places.rows])
         gaps = self.between.prepare(known.gaps.rows(places.rows), x.dtype)
-        seen = mask.any(-1)
-        seen = None if bool(seen.all()) else seen[places.rows, None]
-        h = h[places.series]
-        found = fused(self.between, self.cell, h, inputs, gaps, seen, places.sizes)
-        before, after, last = self._pass(h, inputs, gaps, seen, places.sizes) if found is None else found
+        h = initial[places.series]
+        found = fused(self.between, self.cell, h, inputs, gaps, places.sizes)
+        before, after, last = self._pass(h, inputs, gaps, places.sizes) if found is None else found
         final = last[places.ranks]
         if to is not None:
-            final = self._advanced(series, final, known.silent, to, reverse)
-        start = h[places.ranks]
-        return States(self, whole, series, known, places, before, after, start, final, reverse)
+            final = self._led_on(series, final, known.silent, to, reverse)
+        return States(self, whole, read, series, known, places, before, after, initial, final, reverse)
 
     def _pass(
-        self, h: Tensor, inputs: Tensor, gaps: tuple[Tensor, ...], seen: Tensor | None, sizes: list[int]
+        self, h: Tensor, inputs: Tensor, gaps: tuple[Tensor, ...], sizes: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The recursion, in the order of ``order``: states before and after each row, and the last of each series."""
         steps = zip(inputs.split(sizes), *(gap.split(sizes) for gap in gaps), strict=True)
-        saw = None if seen is None else seen.split(sizes)
         before, after, ended = [h[:0]], [h[:0]], []
-        for k, (x, *gap) in enumerate(steps):
+        for x, *gap in steps:
             if len(x) < len(h):
                 ended.append(h[len(x) :])
                 h = h[: len(x)]
             h = self.between(h, *gap)
             before.append(h)
-            new = self.cell(x, h)
-            h = new if saw is None else torch.where(saw[k], new, h)
+            h = self.cell(x, h)
             after.append(h)
         return torch.cat(before), torch.cat(after), torch.cat([h, *reversed(ended)])
 
@@ -213,24 +203,15 @@ class Recurrent(nn.Module):
         seen = torch.ones_like(x, dtype=torch.bool)
         return self.cell(self.cell.project(self.features.joined(x, seen, gap, series, which, inputs)), h)
 
-    def _advanced(self, series: Series, h: Tensor, silent: Tensor, to: float | Tensor, reverse: bool) -> Tensor:
+    def _led_on(self, series: Series, h: Tensor, silent: Tensor, to: float | Tensor, reverse: bool) -> Tensor:
         """From the last row that was gone through to the time ``to``; series without rows stay."""
         there = torch.as_tensor(to, dtype=series.times.dtype, device=series.times.device).expand(len(series))
         if not len(series.times):
             return h
-        empty = series.lengths == 0
-        row = (series.offsets[:-1] if reverse else series.offsets[1:] - 1).clamp(0, len(series.times) - 1)
-        start = torch.where(empty, there, series.times[row])
+        row = last_rows(series, reverse)
+        start = torch.where(series.lengths == 0, there, series.times[row])
         gap = there - start
         return self.advance(h, Gaps(start, gap, silent[row] + gap.abs()[:, None]))
-
-    def _check(self, series: Series) -> None:
-        check_series(series)
-        if series.values.shape[-1] != self.channels:
-            raise ValueError(
-                f"The model was built for channels={self.channels}, but the series have {series.values.shape[-1]}. "
-                "Build it with their number of channels."
-            )
 
 
 def GRU(channels: int, hidden: int, *, static: int = 0, inputs: int = 0) -> Recurrent:
@@ -308,7 +289,8 @@ def ODERNN(
         channels: Number of channels.
         hidden: Size of the state.
         field: Its rate, ``(t, h) -> dh`` or a module of ``h`` alone; by default a network with one hidden layer of
-            ``4 * hidden`` and tanh, slow at the start. Times in days or years are best divided by a typical gap first.
+            ``4 * hidden`` and tanh, slow at the start. Gaps of thousands are best counted in another unit, by
+            ``series.with_time_unit``.
         method: A name in ``pathline.METHODS``, or a solver. One step of Euler a gap, the default, is the paper's.
         steps: Steps of a fixed-step method in each gap.
         dt: Longest step of a fixed-step method, in place of ``steps``.
@@ -327,6 +309,7 @@ def ODERNN(
         Y. Rubanova, R. T. Q. Chen, D. Duvenaud (2019), Latent ordinary differential equations for irregularly-sampled
         time series.
     """
+    check_sizes(channels=channels, hidden=hidden)
     field = MLP(hidden, (4 * hidden,), output_scale=0.1) if field is None else field
     flow = Flow(field, method=method, steps=steps, dt=dt, rtol=rtol, atol=atol, gradient=gradient, clock=clock)
     return Recurrent(channels, hidden, between=flow, static=static, inputs=inputs)

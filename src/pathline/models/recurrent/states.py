@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pathline.models.recurrent.batches import query
+from pathline.models.batches import query
 from pathline.models.recurrent.gaps import Gaps, Past
-from pathline.models.recurrent.order import Order
+from pathline.models.recurrent.order import Order, last_rows
 
 if TYPE_CHECKING:
     from pathline.data import Series
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class States:
     """What a recurrent model returns: the state around every row, and at the end. *Maturing.*
 
-    A row without a value is not read: the state around it is the one that passes it.
+    A row without a value is not read, unless the network takes known inputs: the state around it is the one that passes
+    it.
 
     Attributes:
         final: ``(n, hidden)``, after the last row that was gone through, or at the time that was asked for.
@@ -32,6 +33,7 @@ class States:
         self,
         model: Recurrent,
         whole: Series,
+        read: Tensor,
         series: Series,
         past: Past,
         order: Order,
@@ -41,32 +43,33 @@ class States:
         final: Tensor,
         reverse: bool,
     ) -> None:
-        self._model, self._whole, self._series, self._past, self._order = model, whole, series, past, order
+        self._model, self._whole, self._read = model, whole, read
+        self._series, self._past, self._order = series, past, order
         self._before, self._after, self._initial = before, after, initial
         self.final, self.reverse = final, reverse
 
     @cached_property
     def before(self) -> Tensor:
         """``(N, hidden)``, the state just before each row: it knows the rows before and the time of this one."""
-        return self._among(self._before.index_select(0, self._order.slots), self.at)
+        return self._laid(self._before.index_select(0, self._order.slots), self.at)
 
     @cached_property
     def after(self) -> Tensor:
         """``(N, hidden)``, the state just after each row."""
-        return self._among(self._read, self.at)
+        return self._laid(self._updated, self.at)
 
     @cached_property
-    def _read(self) -> Tensor:
+    def _updated(self) -> Tensor:
         """The state just after each row that was read."""
         return self._after.index_select(0, self._order.slots)
 
-    def _among(self, read: Tensor, passed: Callable[[Series], Tensor]) -> Tensor:
+    def _laid(self, found: Tensor, passed: Callable[[Series], Tensor]) -> Tensor:
         """What belongs to the rows that were read, together with what belongs to those that were not."""
         if self._whole is self._series:
-            return read
-        seen = self._whole.mask.any(-1)
-        places = torch.cat([seen.nonzero(), (~seen).nonzero()]).squeeze(1)
-        both = torch.cat([read, passed(self._whole.keep(~seen))])
+            return found
+        read = self._read
+        places = torch.cat([read.nonzero(), (~read).nonzero()]).squeeze(1)
+        both = torch.cat([found, passed(self._whole.keep(~read))])
         return both.index_select(0, torch.argsort(places))
 
     def at(self, t: Tensor | Series, *, including: bool = True) -> Tensor:
@@ -81,10 +84,10 @@ class States:
             the initial state.
         """
         times, which, shape = self.asked(t)
-        row, known = self._latest(times, which, including)
+        row, known = _latest(self._series, times, which, including, self.reverse)
         if not len(self._series.times):
             return self._initial[which].unflatten(0, shape)
-        h = torch.where(known[:, None], self._read[row], self._initial[which])
+        h = torch.where(known[:, None], self._updated[row], self._initial[which])
         start = torch.where(known, self._series.times[row], times)
         gap = times - start
         silence = torch.where(known[:, None], self._past.silent[row] + gap.abs()[:, None], 0.0)
@@ -93,10 +96,10 @@ class States:
     def since(self, t: Tensor | Series, *, including: bool = True) -> Tensor:
         """How long ago the last row was, ``(T, n)`` or ``(N,)``; zero before the first. Arguments as in ``at``.
 
-        Where the network hears of gaps, rows without a value don't count.
+        A row that is not read, as one without a value, does not count.
         """
         times, which, shape = self.asked(t)
-        row, known = self._latest(times, which, including)
+        row, known = _latest(self._series, times, which, including, self.reverse)
         if not len(self._series.times):
             return torch.zeros_like(times).unflatten(0, shape)
         return torch.where(known, times - self._series.times[row], 0.0).abs().unflatten(0, shape)
@@ -104,7 +107,7 @@ class States:
     @property
     def gap(self) -> Tensor:
         """``(N,)``, how long before each row the row before it was, in the sense of ``since``."""
-        return self._among(self._past.gaps.length.abs(), self.since)
+        return self._laid(self._past.gaps.length.abs(), self.since)
 
     @property
     def last(self) -> Tensor:
@@ -112,9 +115,8 @@ class States:
         series = self._series
         if not len(series.times):
             return series.times.new_full((len(series),), -torch.inf)
-        row = series.offsets[:-1] if self.reverse else series.offsets[1:] - 1
         early = torch.inf if self.reverse else -torch.inf
-        return torch.where(series.lengths > 0, series.times[row.clamp(0, len(series.times) - 1)], early)
+        return torch.where(series.lengths > 0, series.times[last_rows(series, self.reverse)], early)
 
     @property
     def silent(self) -> Tensor:
@@ -122,8 +124,7 @@ class States:
         series, silent = self._series, self._past.silent
         if not len(silent):
             return silent.new_zeros(len(series), silent.shape[-1])
-        row = series.offsets[:-1] if self.reverse else series.offsets[1:] - 1
-        return silent[row.clamp(0, len(silent) - 1)]
+        return silent[last_rows(series, self.reverse)]
 
     def asked(self, t: Tensor | Series) -> tuple[Tensor, Tensor, tuple[int, ...]]:
         """Times, their series, and the shape in which the answer is laid out."""
@@ -134,14 +135,9 @@ class States:
             return times, torch.arange(len(series), device=times.device).repeat(len(t)), (len(t), len(series))
         return t.times.to(series.times), t.rows, (len(t.times),)
 
-    def _latest(self, times: Tensor, which: Tensor, including: bool) -> tuple[Tensor, Tensor]:
-        """The last row gone through up to each time, and whether there is one."""
-        row = _latest(self._series, times, which, including, self.reverse)
-        return row.clamp_min(0), row >= 0
 
-
-def _latest(series: Series, times: Tensor, which: Tensor, including: bool, reverse: bool) -> Tensor:
-    """The last row gone through up to each time; -1 where there is none."""
+def _latest(series: Series, times: Tensor, which: Tensor, including: bool, reverse: bool) -> tuple[Tensor, Tensor]:
+    """The last row gone through up to each time, 0 where there is none; and whether there is one."""
     n, lengths, offsets = len(series), series.lengths, series.offsets
     longest = int(lengths.max()) if n else 0
     padded = series.times.new_full((n, longest), float("inf"))
@@ -156,6 +152,6 @@ def _latest(series: Series, times: Tensor, which: Tensor, including: bool, rever
     right = including != reverse
     found = torch.empty_like(which)
     found[order] = torch.searchsorted(padded, asked, right=right)[which[order], place]
-    if reverse:
-        return torch.where(found < lengths[which], offsets[:-1][which] + found, -1)
-    return torch.where(found > 0, offsets[:-1][which] + found - 1, -1)
+    known = found < lengths[which] if reverse else found > 0
+    row = offsets[:-1][which] + (found if reverse else found - 1)
+    return torch.where(known, row, 0), known

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,6 +14,7 @@ import pathline
 from pathline import CNF, FlowMatching, fields
 from pathline.models import load, save
 from pathline.operators import Hutchinson
+from tests.unit.models.two_processes import gradients, needs_processes
 
 X = torch.linspace(-1, 1, 12).reshape(6, 2)
 
@@ -82,69 +80,27 @@ def test_a_folder_holds_it(tmp_path, field, options):
 
 # --- two processes -----------------------------------------------------------------------------------------------
 
-HALVES = """
-import sys
-import torch
-from torch import nn
-from pathline import CNF, FlowMatching, fields
 
-class Loss(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-    def forward(self, batch):
-        return self.model.loss(batch)  # what wrappers look at is `forward`
-
-torch.set_num_threads(1)
-rank, store, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
-x = torch.linspace(-1, 1, 12).reshape(6, 2)
-found = []
-for gradient in ("backprop", "checkpointed"):
-    torch.manual_seed(1)
-    model = CNF(fields.ConcatSquash(2, (8, 8)), 2, method="rk4", dt=0.25, gradient=gradient)
-    wrapped = nn.parallel.DistributedDataParallel(Loss(model))
-    wrapped(x[rank::2]).backward()
-    found.append([p.grad for p in model.parameters()])
-torch.manual_seed(1)
-model = FlowMatching(fields.ConcatSquash(2, (8, 8)), 2)
-wrapped = nn.parallel.DistributedDataParallel(Loss(model))
-torch.manual_seed(10 + rank)
-wrapped(x[rank::2]).backward()
-found.append([p.grad for p in model.parameters()])
-torch.save(found, out)
-torch.distributed.destroy_process_group()
-"""
+def flows() -> list[torch.nn.Module]:
+    """The same in every process; the last one draws."""
+    exact = [made(method="rk4", dt=0.25, gradient=gradient) for gradient in ("backprop", "checkpointed")]
+    return [*exact, FlowMatching(made().field, 2)]
 
 
-@pytest.mark.skipif(
-    not torch.distributed.is_available() or sys.platform == "win32", reason="needs torch.distributed with gloo"
-)
+def halves(rank: int) -> list[tuple[torch.nn.Module, torch.Tensor]]:
+    return [(model, X[rank::2]) for model in flows()]
+
+
+@needs_processes
 @pytest.mark.timeout(180)  # two more processes import torch, beside other workers
 def test_two_processes_have_the_gradients_of_one(tmp_path):
-    script, store = tmp_path / "halves.py", tmp_path / "store"
-    script.write_text(HALVES)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(store), str(tmp_path / f"{rank}.pt")],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    models = [made(method="rk4", dt=0.25, gradient=gradient) for gradient in ("backprop", "checkpointed")]
-    for model in models:
+    found = gradients(halves, tmp_path)
+    *exact, matching = flows()
+    for model in exact:
         model.loss(X).backward()
-    models.append(matching := FlowMatching(made().field, 2))
     for rank in range(2):  # each process draws times and starts of its own
         torch.manual_seed(10 + rank)
         (matching.loss(X[rank::2]) / 2).backward()
-    for model, a, b in zip(models, first, second, strict=True):
-        for one, two, parameter in zip(a, b, model.parameters(), strict=True):
-            assert torch.equal(one, two)  # the mean over two halves is the mean over the batch
-            torch.testing.assert_close(one, parameter.grad, rtol=1e-5, atol=1e-7)
+    for model, shared in zip((*exact, matching), found, strict=True):
+        for mine, parameter in zip(shared, model.parameters(), strict=True):
+            torch.testing.assert_close(mine, parameter.grad, rtol=1e-5, atol=1e-7)

@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from pathline import fields
+from pathline.fields import Doses, OneCompartment
 from pathline.models import NeuralODE
 from pathline.models.latent import decoding
 from pathline.models.latent.decoding import Places, states_at
+from pathline.terms import PerSample
 
 ROWS = torch.tensor([2, 0, 1, 1, 0, 2, 2, 0])
 TIMES = torch.tensor([0.9, 0.0, 1.7, 0.3, 0.4, 0.4, 2.0, 1.1], dtype=torch.float64)
@@ -87,6 +89,37 @@ def test_an_integral_is_under_error_control_where_the_state_rests():
     places = Places(torch.tensor([20.0], dtype=torch.float64), torch.tensor([0]))
     _, integral = states_at(model, torch.zeros(1, 1).double(), None, 0.0, places, torch.sin)
     assert float(integral) == pytest.approx(1 - torch.cos(torch.tensor(20.0).double()).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("clock", ["shared", "per-sample"])
+def test_what_a_field_brings_along_happens_while_a_rate_is_integrated(clock):
+    body = OneCompartment(absorption=1.0, clearance=3.0, volume=30.0).double()
+    given = {
+        "doses": Doses(torch.tensor([[0.2], [0.5], [1.0]]).double(), torch.tensor([[10.0], [20.0], [30.0]]).double())
+    }
+    if clock == "per-sample":
+        given = {"doses": Doses(*map(PerSample, given["doses"]))}
+    model = NeuralODE(body, method="dopri5", rtol=1e-8, atol=1e-8, clock=clock)
+    y0 = torch.zeros(3, 2, dtype=torch.float64)
+    plain, _ = states_at(model, y0, given, 0.0, Places(TIMES, ROWS))
+    states, integral = states_at(model, y0, given, 0.0, Places(TIMES, ROWS), lambda z: z[:, :1])
+    assert torch.allclose(states, plain, atol=1e-6)
+    dose, at = torch.tensor([10.0, 20.0, 30.0])[ROWS], torch.tensor([0.2, 0.5, 1.0])[ROWS]
+    late = (TIMES - at).clamp_min(0.0)  # what waits in the gut fades at the rate 1
+    assert torch.allclose(integral[:, 0], dose * (1 - torch.exp(-late)), atol=1e-4)
+
+
+@pytest.mark.parametrize("ragged", [0.0, 1e9], ids=["curve", "rows"])
+@pytest.mark.parametrize("clock", ["shared", "per-sample"])
+def test_a_state_at_the_very_time_of_a_dose_is_the_one_behind_it(monkeypatch, ragged, clock):
+    monkeypatch.setattr(decoding, "RAGGED", ragged)
+    when = torch.tensor([[0.0, 1.0], [0.5, 1.7], [0.4, 2.0]]).double()  # at the start, between, at the end
+    model = NeuralODE(OneCompartment(clearance=1e-9).double(), method="dopri5", rtol=1e-8, atol=1e-8, clock=clock)
+    part = PerSample if clock == "per-sample" else lambda x: x
+    doses = Doses(part(when), part(torch.tensor([[100.0, 1.0], [100.0, 1.0], [100.0, 1.0]]).double()))
+    rows = torch.tensor([0, 0, 1, 1, 2, 2])
+    states, _ = states_at(model, torch.zeros(3, 2).double(), {"injections": doses}, 0.0, Places(when.flatten(), rows))
+    assert torch.allclose(states[:, 1], torch.tensor([100.0, 101.0] * 3).double(), atol=1e-5)
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -59,7 +59,7 @@ def test_what_is_missing_gives_no_gradient_and_no_nan(name, series):
     assert bool((values.grad[~missing] != 0).all())
 
 
-@pytest.mark.parametrize("name", ["rnn", "gru without gaps", "attention"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_row_without_an_observation_might_as_well_not_be_there(name, series):
     rows = torch.rand(len(series.times)) < 0.4
     values = series.values.clone()
@@ -142,19 +142,49 @@ def test_covariates_and_inputs_are_read_where_the_encoder_is_built_for_them(seri
         found = features(encoder.double(), known)
         assert not torch.equal(features(encoder, others), found)
         assert not torch.equal(features(encoder, driven), found)
-        with pytest.raises(ValueError, match="built for 1 `inputs`, but the series have none"):
+        with pytest.raises(ValueError, match="built for inputs=1, but the series have none"):
             encoder(series, 0.0)
 
 
+KNOWING = {
+    "rnn": lambda **more: RNNEncoder(2, 3, 8, **more),
+    "ode-rnn": lambda **more: RecurrentEncoder(ODERNN(2, 8, **more), 3),
+    "attention": lambda **more: AttentionEncoder(2, 3, 8, **more),
+}
+
+
+@pytest.mark.parametrize("name", KNOWING)
+def test_known_inputs_are_read_where_nothing_was_observed_too(name, series):
+    row, encoder = 5, KNOWING[name](inputs=1).double()
+    values, inputs = series.values.clone(), torch.zeros(len(series.times), 1, dtype=torch.float64)
+    values[row] = NAN
+    idle = Series(series.times, values, series.lengths, inputs=inputs)
+    dosed = Series(series.times, values, series.lengths, inputs=inputs.index_fill(0, torch.tensor([row]), 1.0))
+    changed = (features(encoder, dosed) != features(encoder, idle)).any(-1)
+    assert changed.tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("name", KNOWING)
+def test_a_missing_covariate_is_zero(name, series):
+    encoder = KNOWING[name](static=1).double()
+    missing, zero = (
+        Series(series.times, series.values, series.lengths, static=torch.tensor([[1.0], [x], [2.0], [3.0]]))
+        for x in (NAN, 0.0)
+    )
+    assert torch.equal(features(encoder, missing), features(encoder, zero))
+
+
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("build", "error", "message"),
     [
-        (lambda: RNNEncoder(2, 3, cell="lstm"), '`cell` is "gru" or "rnn"'),
-        (lambda: AttentionEncoder(2, 3, 9, heads=2), "`heads` divides `hidden`"),
+        (lambda: RNNEncoder(2, 3, cell="lstm"), ValueError, '`cell` is "gru" or "rnn"'),
+        (lambda: AttentionEncoder(2, 3, 9, heads=2), ValueError, "`heads` divides `hidden`, but heads=2 and hidden=9"),
+        (lambda: AttentionEncoder(2, 3, span=0.0), ValueError, "`span` is the length of typical series.*but 0.0 came"),
+        (lambda: RecurrentEncoder(nn.Linear(2, 3), 3), TypeError, "`recurrent` is a Recurrent.* type Linear came"),
     ],
 )
-def test_wrong_parts_are_refused_in_words(build, message):
-    with pytest.raises(ValueError, match=message):
+def test_wrong_parts_are_refused_in_words(build, error, message):
+    with pytest.raises(error, match=message):
         build()
 
 

@@ -157,6 +157,16 @@ def test_the_first_state_is_read_backwards_and_constants_both_ways():
     assert (after[[0, 2], 3:] - before[[0, 2], 3:]).abs().min() > 0
 
 
+def test_the_encoder_knows_when_the_first_observation_was():
+    series, _ = swings(5)
+    late = Series.from_arrays(T + 1.0, series.values.reshape(5, 21, 1))
+    torch.manual_seed(0)
+    encoder = GOKUEncoder(1, (3, 2), hidden=8)
+    apart = (encoder(late, 0.0).mean - encoder(series, 0.0).mean).abs()
+    assert apart.amax(0).min() > 1e-4  # of the state and of the constants
+    torch.testing.assert_close(encoder(late, 1.0).mean, encoder(series, 0.0).mean)
+
+
 def test_a_reader_looks_at_rows():
     look = nets.MLP(2, 3, 4)
     encoder = GOKUEncoder(2, (3, 2), hidden=8, reader=look, read=3)
@@ -165,9 +175,20 @@ def test_a_reader_looks_at_rows():
         GOKUEncoder(2, (3, 2), reader=look)
 
 
+def test_first_states_are_those_that_make_sense(tmp_path):
+    field, series = fields.SIR(0.5, 0.2), swings(5)[0]
+    found = model(field=field, unknown=["transmission"], size=3, first=nn.Softmax(-1), scale=1000.0)
+    state, _ = found.start(10 * torch.randn(20, 8))
+    assert state.min() > 0
+    torch.testing.assert_close(state.sum(-1), torch.full((20,), 1000.0))
+    found.decoder = nn.Linear(3, 1)
+    again = load(save(found, tmp_path / "model"))
+    assert again.predict(series, T, samples=0).mean.equal(found.predict(series, T, samples=0).mean)
+
+
 def test_refusals():
-    with pytest.raises(ValueError, match="`unknown` names 'mass'; Pendulum has length, gravity, friction"):
-        model(unknown=["mass"])
+    with pytest.raises(ValueError, match="`unknown` names 'lenght'; .* length, gravity, friction.*\"length\""):
+        model(unknown=["lenght"])
     with pytest.raises(ValueError, match="narrower"):
         model(unknown={"length": (-1.0, 1.0)})
     with pytest.raises(ValueError, match="at least one quantity"):
@@ -175,6 +196,14 @@ def test_refusals():
     for wrong in ((0.5, 1.0, 2.0), 0.5, "ab"):
         with pytest.raises(ValueError, match=r"two bounds, \(low, high\)"):
             model(unknown={"length": wrong})
+    with pytest.raises(ValueError, match="built for channels=1, but the series have 2"):
+        model().loss(ragged())
+    with pytest.raises(ValueError, match="`hidden` is a whole number"):
+        model(hidden=0)
+    with pytest.raises(ValueError, match="`size` is a whole number"):
+        model(size=0)
+    with pytest.raises(ValueError, match="`samples` is a whole number, 0 or more"):
+        quantities(model(), swings(2)[0], samples=-1)
     plain = Latent(RNNEncoder(1, 2), fields.MLP(2), nn.Linear(2, 1))
     with pytest.raises(TypeError, match="infers no quantities"):
         quantities(plain, swings(2)[0])

@@ -134,6 +134,35 @@ def test_pairs_agree_in_their_ids_and_channels(series):
         model.predict(one, other)
 
 
+@pytest.mark.parametrize(
+    ("prior", "posterior", "said"),
+    [
+        (None, Normal(torch.zeros(3, 4), 1.0), r"`encoder` .* batch shape \(3,\) .* \(3, 4\) and \(\) came"),
+        (None, Independent(Normal(torch.zeros(7, 4), 1.0), 1), r"batch shape \(3,\) .* \(7,\) and \(4,\) came"),
+        (None, Independent(Normal(torch.zeros(4), 1.0), 1), r"but \(\) and \(4,\) came"),
+        (Normal(0.0, 1.0), None, r"`prior` .* batch shape \(\) and event shape \(4,\), but \(\) and \(\) came"),
+        (Normal(torch.zeros(4), 1.0), None, r"but \(4,\) and \(\) came.*Independent\(Normal\(mean, std\), 1\)"),
+        (Independent(Normal(torch.zeros(5), 1.0), 1), None, r"but \(\) and \(5,\) came"),
+        (lambda: torch.zeros(4), None, "`prior` gives a torch.distributions.Distribution, but Tensor came"),
+    ],
+)
+def test_a_bound_is_one_only_for_distributions_of_whole_draws(prior, posterior, said, series):
+    encoder = RNNEncoder(2, 4) if posterior is None else lambda series, t0: posterior
+    model = Latent(encoder, fields.MLP(4), nn.Linear(4, 2), prior=prior)
+    for bound in (model.loss, model.elbo, model.iwae):
+        with pytest.raises((ValueError, TypeError), match=said):
+            bound(series)
+
+
+def test_a_prior_may_differ_from_series_to_series(series):
+    means = torch.randn(3, 4)
+    own = Independent(Normal(means, 1.0), 1)
+    model = Latent(RNNEncoder(2, 4), fields.MLP(4), nn.Linear(4, 2), prior=own)
+    q = model.posterior(series)
+    closed = 0.5 * (q.stddev**2 + (q.mean - means) ** 2 - 1 - 2 * q.stddev.log()).sum(-1)
+    assert torch.allclose(model.divergence(q, q.mean[None]), closed, atol=1e-5)
+
+
 def test_times_may_be_numbers(series):
     model = small()
     assert torch.equal(*(model.predict(series, t, samples=0).mean for t in ([1, 2.5], torch.tensor([1.0, 2.5]))))
@@ -151,9 +180,9 @@ def test_what_does_not_fit_is_named(series):
         model.loss(series[:0])
     with pytest.raises(TypeError, match="A batch is a Series, but Tensor came"):
         model.loss(series.values)
-    with pytest.raises(ValueError, match="`k` is a number of draws, at least 1; 0 came"):
+    with pytest.raises(ValueError, match="`k` is a whole number, 1 or more, but 0 came"):
         model.iwae(series, k=0)
-    with pytest.raises(ValueError, match="`samples` is a number of draws, at least 0; -1 came"):
+    with pytest.raises(ValueError, match="`samples` is a whole number, 0 or more, but -1 came"):
         model.predict(series, [1.0], samples=-1)
     with pytest.raises(ValueError, match="between 0 and 1.*but 50 came"):
         model.predict(series, [1.0], samples=2).quantile(50)
@@ -240,6 +269,26 @@ def test_part_of_a_draw_may_be_parameters_of_the_field(series):
         expected = z0[series.rows, :2] * torch.exp(-z0[series.rows, 2:].exp() * series.times[:, None])
         assert found.shape == (4, 11, 2)
         assert torch.allclose(found[3], expected, atol=1e-6)
+
+
+def test_parameters_that_are_lost_are_named(series):
+    model = small()
+    with torch.no_grad():
+        model.encoder.readout.linear.weight[0, 0] = NAN
+    for ask in (model.loss, lambda series: model.predict(series, [1.0])):
+        with pytest.raises(ValueError, match=r"gradients of the step before were not; or the times, up to .* t0 = 0"):
+            ask(series)
+
+
+def test_the_noise_is_where_one_reads_it(series, tmp_path):
+    density = likelihoods.Gaussian([0.1, 0.2], learn=True)
+    assert torch.allclose(density.scale, torch.tensor([0.1, 0.2]))
+    assert "scale=0.1, 0.2, learn=True" in repr(density)
+    with torch.no_grad():
+        density.log_scale += 1.0
+    assert torch.allclose(density.scale, torch.tensor([0.1, 0.2]).mul(torch.e))
+    again = load(save(small(likelihood=density), tmp_path)).likelihood
+    assert torch.equal(again.scale, density.scale)
 
 
 def test_states_before_t0_are_refused(series):
@@ -424,7 +473,19 @@ def test_dynamics_may_be_anything_that_moves_a_state(series):
     [
         (lambda: Latent(None, fields.MLP(2), nn.Linear(2, 1)), TypeError, "`encoder` is a module or a function"),
         (lambda: Latent(RNNEncoder(1, 2), 3, nn.Linear(2, 1)), TypeError, "`dynamics` is a module or a function"),
-        (lambda: small(samples=0), ValueError, "`samples` is a number of draws"),
+        (lambda: small(likelihood="gaussian"), TypeError, "`likelihood` is an object with `log_prob`.* but 'gaussian'"),
+        (lambda: small(likelihood=likelihoods.Bernoulli), TypeError, "`likelihood` is an object.* but Bernoulli came"),
+        (lambda: Latent(len, fields.MLP(2), len, 3), TypeError, "`likelihood` is an object.* but 3 came"),
+        (lambda: small(encoder=RNNEncoder(2, 5)), ValueError, "the encoder's draws, 5, but 3 came. Use latent=5"),
+        (lambda: small(annealing=0.5), TypeError, "`annealing` is a function of the step, but 0.5 came"),
+        (lambda: small(prior="normal"), TypeError, "`prior` is a distribution, .* but 'normal' came"),
+        (lambda: small(t0=NAN), ValueError, "`t0` is a time, but nan came"),
+        (
+            lambda: likelihoods.Both(likelihoods.Poisson(), likelihoods.Gaussian()),
+            TypeError,
+            r"Both\(values, events\) takes .* but Poisson and Gaussian came",
+        ),
+        (lambda: likelihoods.Both("a", "b"), TypeError, "`likelihood` is an object with `log_prob`"),
         (lambda: small(encoder="lstm"), ValueError, '`encoder` is "rnn", "ode-rnn", "attention" or a module'),
     ],
 )

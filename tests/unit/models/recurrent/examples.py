@@ -50,7 +50,7 @@ def made(name: str, **more: int) -> Recurrent:
 def walked(model: Recurrent, series: Series, reverse: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """States before and after each row, and the last ones: one series after the other, one row after the other.
 
-    A row without a value is passed and not remembered; a flow stops there.
+    A row without a value is passed and not remembered, unless the model takes known inputs: then it is read.
     """
     before, after = torch.zeros(2, len(series.times), model.hidden, dtype=torch.float64).unbind()
     final = torch.zeros(len(series), model.hidden, dtype=torch.float64)
@@ -64,12 +64,12 @@ def walked(model: Recurrent, series: Series, reverse: bool = False) -> tuple[Ten
             silence = (time - heard).abs()
             passing = h if previous is None else moved(model, h, previous, gap, silence)
             before[row] = after[row] = passing
-            if not mask.any() and type(model.between).__name__ != "Flow":
+            if not mask.any() and not model.inputs:
                 continue
-            if mask.any():
-                x = torch.where(mask, series.values[row], 0.0)
-                after[row] = updated(model, passing, x, mask, gap, silence, last)
-            h, seen = after[row], heard
+            x = torch.where(mask, series.values[row], 0.0)
+            known = None if series.inputs is None else series.inputs[row]
+            h = after[row] = updated(model, passing, x, mask, gap, silence, last, known)
+            seen = heard
             last, seen, previous = torch.where(mask, series.values[row], last), torch.where(mask, time, seen), time
         final[i] = h
     return before, after, final
@@ -95,12 +95,22 @@ def moved(model: Recurrent, h: Tensor, start: Tensor, gap: Tensor, silence: Tens
     return h
 
 
-def updated(model: Recurrent, h: Tensor, x: Tensor, mask: Tensor, gap: Tensor, silence: Tensor, last: Tensor) -> Tensor:
+def updated(
+    model: Recurrent,
+    h: Tensor,
+    x: Tensor,
+    mask: Tensor,
+    gap: Tensor,
+    silence: Tensor,
+    last: Tensor,
+    known: Tensor | None,
+) -> Tensor:
     """The gated recurrent unit, from PyTorch's own cell."""
     if model.impute:
         fade = torch.exp(-torch.relu(model.features.weight * silence + model.features.bias))
         x = torch.where(mask, x, fade * last)
     parts = [x, mask.double()] + ([gap.abs()[None]] if model.dt else [])
+    parts += [known] if model.inputs and known is not None else []
     cell, ours = nn.GRUCell(model.cell.inputs, model.hidden, dtype=torch.float64), model.cell
     with torch.no_grad():
         for name, part in (("ih", ours.input), ("hh", ours.state)):

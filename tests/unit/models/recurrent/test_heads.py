@@ -10,7 +10,7 @@ from torch import nn
 
 from pathline.data import Series
 from pathline.models import GRU, ODERNN, Classifier, Forecaster, LatentODE, load, save
-from tests.unit.models.recurrent.examples import made, ragged
+from tests.unit.models.recurrent.examples import MODELS, made, ragged
 
 NAMES = ["gru", "gru_dt", "gru_d", "ode_rnn", "of time"]
 
@@ -51,6 +51,15 @@ def test_times_for_other_series_are_refused():
 # --- forecasts ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_of_a_new_model_has_a_slope(name):
+    torch.manual_seed(0)
+    model, series = Forecaster(MODELS[name](2, 4)).double(), ragged(complete=True)
+    series.values[[4, 6, 11], [0, 1, 0]] = torch.nan  # inside of their series
+    model.loss(series).backward()
+    assert [name for name, p in model.named_parameters() if not bool((p.grad != 0).any())] == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_one_row_ahead_sees_nothing_of_the_row(name):
     model, series = Forecaster(made(name)).double(), ragged()
@@ -75,7 +84,7 @@ def test_the_loss_is_the_mean_over_what_was_observed_behind_the_first_rows():
     assert float(model.loss(series).detach()) == pytest.approx(sum(counted) / len(counted), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["gru", "gru_dt", "gru_d"])
+@pytest.mark.parametrize("name", NAMES)
 def test_rows_without_a_value_change_no_forecast_and_no_loss(name):
     model, series = Forecaster(made(name)).double(), ragged()
     series.values[series.offsets[2]] = torch.nan  # a first row too
@@ -99,6 +108,29 @@ def test_pairs_hold_the_same_series_and_channels():
         model.loss((one, other))
     with pytest.raises(ValueError, match="'c' there and 'd' in `t`"):
         model.predict(one, other)
+    with pytest.raises(ValueError, match=r"observed has \('x', 'y'\) and t \('y', 'x'\)"):
+        model.predict(one, turned)
+
+
+def test_what_is_observed_and_what_is_asked_for_have_one_clock_and_one_scale():
+    model, series = Forecaster(made("gru")).double(), ragged(complete=True)[[0, 2, 4]]
+    past, future = series.before(1.5), series.after(1.5)
+    shifted = series.shifted()
+    assert bool(model.loss((shifted.before(1.0), shifted.after(1.0))).isfinite())
+    answers = model.predict(shifted, Series(shifted.times + 1, shifted.values, shifted.lengths, origin=shifted.origin))
+    assert answers.shape == (13, 2)
+    for call in (model.predict, lambda observed, target: model.loss((observed, target))):
+        with pytest.raises(
+            ValueError, match=r"the origin of series 0 is .* there and 0 in `t.*as in series.shifted\(\)"
+        ):
+            call(past.shifted(), future)
+        with pytest.raises(ValueError, match=r"`time_unit` is 1 there and 7 in `t.*with_time_unit\(1\)"):
+            call(past, future.with_time_unit(7.0))
+    scaled = series.standardized()
+    assert bool(model.loss((scaled.before(1.5), future.standardized(scaled.scaling))).isfinite())
+    for target in (future, future.standardized()):
+        with pytest.raises(ValueError, match=r"standardised alike.*target.standardized\(observed.scaling\)"):
+            model.loss((scaled.before(1.5), target))
 
 
 def test_times_may_be_numbers_and_are_finite():
@@ -181,6 +213,14 @@ def test_known_inputs_of_the_future_are_asked_for():
         model.predict(dressed, torch.tensor([5.0]))
     later = Series(dressed.times + 3.0, dressed.values, dressed.lengths, inputs=dressed.inputs)
     assert model.predict(dressed, later).shape == (14, 2)
+
+
+def test_a_readout_of_another_size_is_refused():
+    series = ragged()
+    with pytest.raises(ValueError, match="one number for each of 2 channels, but 1 came"):
+        Forecaster(made("gru"), nn.Linear(4, 1)).double().loss(series)
+    with pytest.raises(ValueError, match="one number for each of 3 classes, but 2 came"):
+        Classifier(made("gru"), 3, readout=nn.Linear(4, 2)).double().predict(series)
 
 
 def test_a_scale_is_a_scale():

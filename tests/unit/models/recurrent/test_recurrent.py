@@ -20,17 +20,33 @@ def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("complete", [False, True])
-@pytest.mark.parametrize("name", MODELS)
-def test_a_batch_is_what_each_series_is_alone_row_by_row(name, complete, reverse):
-    model, series = made(name), ragged(complete=complete)
+def check_walk(model, series, reverse):
     with torch.no_grad():
         states = model(series, reverse=reverse)
         before, after, final = walked(model, series, reverse)
     close(states.before, before)
     close(states.after, after)
     close(states.final, final)
+    return states
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_batch_is_what_each_series_is_alone_row_by_row(name, complete, reverse):
+    check_walk(made(name), ragged(complete=complete), reverse)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_known_inputs_make_a_row_without_a_value_one_that_is_read(name, reverse):
+    model, series = made(name, inputs=1), ragged()
+    inputs = torch.randn(len(series.times), 1, dtype=torch.float64)
+    dosed = Series(series.times, series.values, series.lengths, inputs=inputs)
+    states = check_walk(model, dosed, reverse)
+    empty = ~dosed.mask.any(-1)
+    assert int(empty.sum()) == 1
+    assert not torch.equal(states.after[empty], states.before[empty])
 
 
 @pytest.mark.parametrize("clock", ["shared", "per-sample"])
@@ -82,23 +98,17 @@ def test_between_rows_the_state_changes_only_by_the_flow():
     torch.testing.assert_close(states.before[row + 1], exact[-1], rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["gru", "gru_dt"])
-def test_rows_without_a_value_leave_a_held_state_bitwise_untouched(name):
+@pytest.mark.parametrize("name", ["gru", "gru_dt", "ode_rnn", "midpoint"])
+def test_rows_without_a_value_leave_a_state_bitwise_untouched(name):
     model, series = made(name), ragged()
     states, empty = model(series), ~series.mask.any(-1)
     assert int(empty.sum()) == 1
-    assert torch.equal(states.after[empty], states.before[empty])
-
-
-def test_a_row_without_a_value_passes_a_flowing_state_as_it_is():
-    model, series = made("midpoint"), ragged()
-    states, empty = model(series), ~series.mask.any(-1)
     assert torch.equal(states.after[empty], states.before[empty])
     assert not torch.equal(states.after[~empty], states.before[~empty])
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("name", ["gru_dt", "gru_d", "flow with gaps"])
+@pytest.mark.parametrize("name", [*MODELS, "flow with gaps"])
 def test_a_row_without_a_value_is_as_if_it_were_not_there(name, reverse):
     times = torch.tensor([0.1, 0.5, 0.9, 100.0, 0.3, 0.2, 0.4], dtype=torch.float64)
     values = torch.randn(7, 2, dtype=torch.float64)
@@ -139,6 +149,7 @@ def test_backward_in_time_is_forward_on_the_mirrored_series_with_the_field_turne
 
 def test_forward_steps_are_never_backward_in_time():
     """An implementation that is copied a lot steps through negative gaps, one behind, when it is run forward."""
+    # The cell keeps the state that it is given, so that the flow alone moves it.
     seen = []
 
     def field(t, h):
@@ -146,9 +157,9 @@ def test_forward_steps_are_never_backward_in_time():
         return torch.ones_like(h)
 
     model = ODERNN(1, 2, field).double()
-    series = Series(
-        torch.tensor([0.0, 1.0, 4.0]), torch.full((3, 1), torch.nan, dtype=torch.float64), torch.tensor([3])
-    )
+    with torch.no_grad():
+        model.cell.input.bias[2:4] = 1e3
+    series = Series(torch.tensor([0.0, 1.0, 4.0]), torch.zeros(3, 1, dtype=torch.float64), torch.tensor([3]))
     assert model(series).final.tolist() == [[4.0, 4.0]]
     assert [float(t) for t in seen] == [0.0, 0.0, 1.0]
     assert model(series, reverse=True).final.tolist() == [[-4.0, -4.0]]
@@ -192,7 +203,7 @@ def test_covariates_and_known_inputs_reach_every_update():
     assert bool(states.final.isfinite().all())
     wet = Series(dressed.times, dressed.values, dressed.lengths, static=dressed.static + 1, inputs=dressed.inputs)
     assert not torch.allclose(model(wet).final[0], states.final[0])
-    with pytest.raises(ValueError, match="static=2 covariates, but the series have none"):
+    with pytest.raises(ValueError, match="built for static=2, but the series have none. Pass them as"):
         model(series)
 
 
@@ -236,9 +247,26 @@ def test_saved_and_loaded_it_is_the_same(name, tmp_path):
     assert isinstance(again, Recurrent)
 
 
+@pytest.mark.parametrize("method", ["euler", "midpoint", "tsit5"])
+@pytest.mark.parametrize("field", [nn.Linear(4, 1), nn.Sequential(nn.Linear(4, 1))])
+def test_a_rate_of_another_shape_is_refused(field, method):
+    model = ODERNN(2, 4, field, method=method).double()
+    with pytest.raises(ValueError, match=r"`field` gives the rate of each component.* but \(\d, 1\) came"):
+        model(ragged())
+
+
+@pytest.mark.parametrize("name", ["gru", "gru_dt", "gru_d", "ode_rnn", "midpoint"])
+def test_half_precision_is_left_to_what_gains_by_it(name):
+    model, series = made(name).float(), ragged().to(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        states = model(series)
+        states.final.sum().backward()
+    assert states.final.dtype == torch.float32
+    torch.testing.assert_close(states.final, model(series).final, rtol=0.1, atol=0.1)
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+
+
 def test_what_is_no_model_is_refused():
-    with pytest.raises(ValueError, match="`hidden` is a number of at least 1, but 0 came"):
-        GRU(2, 0)
     with pytest.raises(TypeError, match=r"A field goes into Flow\(field\)"):
         Recurrent(2, 4, between=fields.MLP(4))
     with pytest.raises(ValueError, match="built for channels=3, but the series have 2"):
@@ -247,9 +275,11 @@ def test_what_is_no_model_is_refused():
         Flow(3)
     with pytest.raises(ValueError, match="`dt` is for fixed steps"):
         Flow(fields.MLP(4), method="tsit5", dt=0.1)
+    with pytest.raises(ValueError, match='`rtol` and `atol` are for adaptive methods, and "euler" makes fixed steps'):
+        ODERNN(2, 4, rtol=1e-3)
+    with pytest.raises(ValueError, match='`clock` is "shared" or "per-sample", but \'own\' came'):
+        ODERNN(2, 4, method="tsit5", clock="own")
     with pytest.raises(ValueError, match="`dt` is the longest step"):
         Flow(fields.MLP(4), dt=-0.1)
-    with pytest.raises(ValueError, match="`steps` is the number of steps in a gap"):
-        Flow(fields.MLP(4), steps=0)
     assert isinstance(GRU(2, 4).between, Hold)
     assert Decay(2, 4).rate.weight.shape == (4, 2)
