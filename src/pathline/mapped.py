@@ -24,7 +24,7 @@ from pathline.solvers import Solver, find_solver
 from pathline.stats import Stats
 from pathline.status import Status
 from pathline.surroundings import check_layers
-from pathline.terms import ODE, PerSample, Separable, Sum, Term, inner_graph, unwrapped, wants_graph
+from pathline.terms import ODE, PerSample, Separable, Sum, Term, inner_graph, own_events, unwrapped, wants_graph
 from pathline.times import as_times
 
 Tensors = tuple[Tensor, ...]
@@ -70,6 +70,7 @@ def solve_mapped(
     if not any(isinstance(x, Tensor) and batched(x) for x in operands):
         return None
     options = dict(options)
+    _refuse_own_events(term, args, ts)
     _refuse(f, args, options)
     check_layers(f, args)
     save = options.pop("save")
@@ -113,6 +114,17 @@ def look_for_hidden(term: Term, inputs: Inputs, leaves: Sequence[Tensor], spec: 
         raise RuntimeError(
             "The field reads a tensor batched by torch.func.vmap that was not found in its closure, its attributes or "
             "`args`. Pass it in `args`."
+        )
+
+
+def _refuse_own_events(term: Term, args: Any, ts: Tensor) -> None:
+    """Raise for events that the field brings along, as the first entry tells."""
+    single = pytree.tree_map(lambda x: _first(x) if isinstance(x, Tensor) else x, args)
+    own = own_events(term, _first(ts)[[0, -1]], single, getattr(term, "rate", None))
+    if own:
+        raise ValueError(
+            f"The field brings events along ({', '.join(map(str, own))}), and under torch.func.vmap entries would meet "
+            "different numbers of them. Pass the batch as the first dimension of `y0` instead."
         )
 
 

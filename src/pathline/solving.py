@@ -29,7 +29,7 @@ from pathline.solvers import Solver, find_solver
 from pathline.solvers.base import spread_mask
 from pathline.stats import Stats
 from pathline.surroundings import check_layers
-from pathline.terms import ODE, Bound, PerSample, Term
+from pathline.terms import ODE, Bound, PerSample, Term, own_events
 from pathline.times import Times, row_times, shared_times
 from pathline.tolerance import Tolerance
 
@@ -97,7 +97,8 @@ def solve(
         args: handed to the field whole; its tensors receive gradients.
         controller: `PID`, `FixedStep` or `Grid`, for what is beyond tolerances and ``dt``.
         save: what to keep, see `Save`.
-        events: an `Event`, a sequence of them (their names are 0, 1, ...), or a mapping of names to events.
+        events: an `Event`, a sequence of them (their names are 0, 1, ...), or a mapping of names to events. Those that
+            a field knows of itself, by a method ``own_events(span, args, rate)``, come to them.
         clock: "shared", one step size for the whole batch; or "per-sample": every entry of the first dimension of
             ``y0`` has its own steps, times, tolerances, events and status, and stops costing evaluations when it is
             done. The field then receives ``t`` as ``(rows, 1, ..., 1)`` (``(rows,)`` for a structured state) and the
@@ -194,7 +195,7 @@ def solve(
     _check_gradient(solver, gradient)
     if check_rows and per_sample:
         _check_rows(problem, flat, args)
-    named = _named(events, solver)
+    named = _all_events(events, term, times, args, solver)
     if integrals:
         whole = accrue(problem, flat, args, integrals, named, differentiate)
         problem, flat, args, f, named = whole.problem, whole.start, whole.args, whole.field, whole.events
@@ -232,7 +233,21 @@ def _check_kinds(save: Any, progress: Any, hooks: Any) -> None:
         raise TypeError(f"`hooks` is a Hooks object; it is {hooks!r}. Pass pathline.Hooks(on_accept=...).")
 
 
-def _named(events: Any, solver: Solver) -> dict[Any, Event]:
+def _all_events(events: Any, term: Term, times: Times, args: Any, solver: Solver) -> dict[Any, Event]:
+    """Those that the field brings along, and those that were given."""
+    own = own_events(term, (times.host[0], times.host[-1]), args, getattr(term, "rate", None))
+    named = _named(events)
+    for name in own:
+        if name in named:
+            raise ValueError(f"`events` names {name!r}, which the field brings along itself. Leave it out.")
+    if (own or named) and getattr(solver, "whole", False):
+        raise ValueError(
+            f'"{solver.name}" takes the whole span in one step and sees no events. Use our "bdf" or "tsit5".'
+        )
+    return own | named
+
+
+def _named(events: Any) -> dict[Any, Event]:
     named = {0: events} if isinstance(events, Event) else events
     if not isinstance(named, Mapping):
         try:
@@ -245,10 +260,6 @@ def _named(events: Any, solver: Solver) -> dict[Any, Event]:
                 f"`events` is an Event, or a sequence or mapping of them; it holds {event!r}. Pass "
                 "pathline.Event(crossing=...) or pathline.Event(at=...)."
             )
-    if named and getattr(solver, "whole", False):
-        raise ValueError(
-            f'"{solver.name}" takes the whole span in one step and sees no events. Use our "bdf" or "tsit5".'
-        )
     return dict(named)
 
 

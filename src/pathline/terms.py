@@ -11,6 +11,7 @@ import inspect
 import math
 import sys
 import types
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -146,6 +147,52 @@ class Separable(Term):
             return torch.cat([self.drift(t, p, args), self.kick(t, q, args)], dim=-1)
         (q, p), spec = pytree.tree_flatten(y)
         return pytree.tree_unflatten([self.drift(t, p, args), self.kick(t, q, args)], spec)
+
+
+def own_events(f: Any, ends: Any, args: Any, rate: Callable[..., Any] | None) -> dict[Any, Any]:
+    """The events that a field brings along, by name; those of its parts, where it is a term.
+
+    Args:
+        f: a field or a term. Its method is ``own_events(span, args, rate)``, with the first and last time, ``(2,)`` in
+            float64 (``(2, batch)`` with one clock a sample), and ``args`` as the field receives them.
+        ends: first and last time.
+        args: of the solve.
+        rate: ``rate(t, y, args)`` of all that is solved, of which the field may be a part.
+    """
+    tellers = _tellers(f)
+    if not tellers:
+        _warn_of_lost(args)
+        return {}
+    span = torch.stack([torch.as_tensor(t, dtype=torch.float64).detach() for t in ends])
+    found: dict[Any, Any] = {}
+    for own in tellers:
+        found |= own(span, unwrapped(args, None), rate)
+    return found
+
+
+def _tellers(f: Any) -> list[Callable[..., Any]]:
+    """The methods of a field, or of the parts of a term, that tell of events."""
+    if isinstance(f, Sum):
+        return [*_tellers(f.stiff), *_tellers(f.nonstiff)]
+    own = getattr(f.f if isinstance(f, ODE) else f, "own_events", None)
+    return [] if own is None else [own]
+
+
+def _warn_of_lost(args: Any) -> None:
+    """Some things in ``args`` come at times that the field has to tell: say so where it doesn't."""
+
+    def timed(leaf: Any) -> bool:
+        return getattr(leaf, "needs_own_events", False) is True
+
+    for leaf in pytree.tree_leaves(args, is_leaf=timed) if args is not None else ():
+        if timed(leaf):
+            warnings.warn(
+                f"`args` hold {type(leaf).__name__}, but the field brings no events along that tell `solve` when they "
+                "come, so that they are lost or stepped over. Solve the field that takes them itself; one of your own "
+                "around it hands on its `own_events`.",
+                stacklevel=5,
+            )
+            return
 
 
 def _call(f: Callable[..., Any], t: Tensor, y: Any, args: Any) -> Any:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import pathline
-from pathline import PID, NeuralODE, PerSample, fields, nets, solve
-from pathline.fields import Doses, Infusions, Pendulum, Quantity
+from pathline import NeuralODE, PerSample, fields, nets, solve
+from pathline.fields import Pendulum, Quantity
 from pathline.models import load, save
 
 DOUBLE = torch.float64
@@ -89,10 +89,19 @@ def test_a_double_pendulum_keeps_its_energy_and_obeys_lagrange():
     energy = field.energy(ys)
     torch.testing.assert_close(energy, energy[:1].expand(9), rtol=1e-8, atol=1e-8)
 
+    def places(q):
+        upper = torch.stack([torch.sin(q[0]), -torch.cos(q[0])])
+        return torch.cat([upper, upper + 0.7 * torch.stack([torch.sin(q[1]), -torch.cos(q[1])])])
+
+    def energies(q, v):
+        """Kinetic and potential, of the bobs in the plane."""
+        masses = torch.tensor([2.0, 2.0, 0.6, 0.6], dtype=DOUBLE)
+        place, speed = places(q), torch.func.jacrev(places)(q) @ v
+        return (masses * speed**2).sum() / 2, 9.81 * (masses * place)[1::2].sum()
+
     def lagrangian(q, v):
-        # twice the potential, taken where nothing moves
-        still = field.energy(torch.cat([q, torch.zeros_like(v)]))
-        return field.energy(torch.cat([q, v])) - 2 * still
+        kinetic, potential = energies(q, v)
+        return kinetic - potential
 
     q, v = y0[:2], y0[2:]
     mass = torch.func.jacrev(torch.func.grad(lagrangian, 1), 1)(q, v)
@@ -100,6 +109,7 @@ def test_a_double_pendulum_keeps_its_energy_and_obeys_lagrange():
     mixed = torch.func.jacrev(torch.func.grad(lagrangian, 1), 0)(q, v)
     expected = torch.linalg.solve(mass, force - mixed @ v)
     torch.testing.assert_close(field(T0, y0)[2:], expected)
+    torch.testing.assert_close(field.energy(y0), sum(energies(q, v)))
 
 
 def test_oscillators_follow_their_closed_form():
@@ -119,56 +129,6 @@ def test_an_epidemic_keeps_its_people_and_its_invariant():
     torch.testing.assert_close(invariant, invariant[:1].expand(7), rtol=1e-8, atol=1e-8)
 
 
-def bateman(t, dose, ka, k):
-    return torch.where(t > 0, dose * ka / (ka - k) * (torch.exp(-k * t) - torch.exp(-ka * t)), 0.0)
-
-
-@pytest.mark.parametrize("clock", ["shared", "per-sample"])
-def test_doses_at_once_superpose_as_batemans_function(clock):
-    ka, clearance, volume = 1.1, torch.tensor([2.0, 5.0], dtype=DOUBLE), 20.0
-    doses = Doses(
-        torch.tensor([[0.0, 6.0, 12.0], [0.0, 8.0, 8.0]], dtype=DOUBLE),
-        torch.tensor([[100.0, 50.0, 25.0], [80.0, 40.0, 0.0]], dtype=DOUBLE),
-    )
-    args = {"clearance": clearance, "doses": doses}
-    t = torch.tensor([0.0, 3.0, 7.0, 20.0], dtype=DOUBLE)
-    field, y0 = fields.OneCompartment(ka, volume=volume, dtype=DOUBLE), torch.zeros(2, 2, dtype=DOUBLE)
-    own = PerSample(args) if clock == "per-sample" else args
-    options = {**TIGHT, "events": {"doses": doses.event()}, "clock": clock}
-    solution = solve(field, y0, t, args=own, **options)
-    k = clearance / volume
-    exact = sum(
-        bateman(t[:, None] - doses.times[:, i], doses.amounts[:, i], ka, k) for i in range(doses.times.shape[1])
-    )
-    torch.testing.assert_close(solution.ys[..., 1], exact, rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(field.concentration(solution.ys, args), exact / volume, rtol=1e-7, atol=1e-7)
-
-
-def test_infusions_superpose_too_and_their_amounts_have_gradients():
-    k, doses = 0.3, Infusions(*(torch.tensor(x, dtype=DOUBLE) for x in ([[1.0, 5.0]], [[30.0, 60.0]], [[2.0, 1.0]])))
-    doses = doses._replace(amounts=doses.amounts.requires_grad_())
-    field = fields.OneCompartment(clearance=3.0, volume=10.0, dtype=DOUBLE)
-    controller = PID(jumps=doses.edges())
-    end = solve(
-        field, torch.zeros(1, 2, dtype=DOUBLE), (0.0, 9.0), args={"infusions": doses}, controller=controller
-    ).y1[0, 1]
-    ends = doses.times + doses.durations
-    weight = (torch.exp(-k * (9.0 - ends)) - torch.exp(-k * (9.0 - doses.times))) / (k * doses.durations)
-    torch.testing.assert_close(end, (weight * doses.amounts).sum(), rtol=1e-7, atol=1e-7)
-    (gradient,) = torch.autograd.grad(end, doses.amounts)
-    torch.testing.assert_close(gradient, weight.detach(), rtol=1e-7, atol=1e-7)
-
-
-def test_two_compartments_are_a_linear_system_and_lose_only_what_is_cleared():
-    ka, cl, v, q, vt = 0.9, 2.0, 10.0, 4.0, 25.0
-    field = fields.TwoCompartments(ka, cl, v, q, vt, dtype=DOUBLE)
-    matrix = torch.tensor([[-ka, 0, 0], [ka, -(cl + q) / v, q / vt], [0, q / v, -q / vt]], dtype=DOUBLE)
-    y0 = torch.tensor([100.0, 5.0, 0.0], dtype=DOUBLE)
-    exact = torch.linalg.matrix_exp(7.0 * matrix) @ y0
-    torch.testing.assert_close(solve(field, y0, (0.0, 7.0), **TIGHT).y1, exact, rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(field(T0, y0).sum(), -cl / v * y0[1])
-
-
 def test_blood_is_lost_by_bleeding_alone_and_the_reflex_answers():
     y0 = torch.tensor([75.0, 3.0, 0.15, 90.0], dtype=DOUBLE).expand(2, 4)
     args = {"inflow": torch.tensor([0.0, -2.0], dtype=DOUBLE)}
@@ -179,6 +139,34 @@ def test_blood_is_lost_by_bleeding_alone_and_the_reflex_answers():
     torch.testing.assert_close(blood[-1, 1] - blood[0, 1], torch.tensor(-120.0, dtype=DOUBLE))
     assert ys[-1, 1, 2] > ys[-1, 0, 2]
     assert ys[-1, 1, 0] < ys[-1, 0, 0]
+
+
+def test_a_circulation_at_rest_is_that_of_a_person():
+    field, zero = fields.Circulation(dtype=DOUBLE), torch.zeros((), dtype=DOUBLE)
+    strokes = torch.tensor([70.0, 90.0], dtype=DOUBLE)
+    begin = torch.stack([90.0 + 0 * strokes, 4.0 + 0 * strokes, 0.2 + 0 * strokes, strokes], -1)
+    rest = solve(field, begin, (0.0, 600.0), **TIGHT).y1
+    torch.testing.assert_close(field(zero, rest), torch.zeros(2, 4, dtype=DOUBLE), rtol=0, atol=1e-9)
+    beats, pressure = field.frequency(rest), rest[:, 0]
+    assert 76 < pressure.min() < pressure.max() < 80
+    assert 60 < 60 * beats.min() < 60 * beats.max() < 75
+    assert 4.8 < 0.06 * (beats * strokes).min() < 0.06 * (beats * strokes).max() < 5.8
+    slopes = torch.linalg.eigvals(torch.func.jacrev(lambda y: field(zero, y))(rest[0]))
+    assert sorted(slopes.real.tolist())[-1] < 1e-9  # two conserved volumes, and swings that fade
+    assert 2 * math.pi / slopes.imag.max().item() == pytest.approx(19.0, abs=0.5)
+    higher = solve(fields.Circulation(set_point=90.0, dtype=DOUBLE), begin, (0.0, 600.0), **TIGHT).y1[:, 0]
+    assert 94 < higher.min() < higher.max() < 98
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value", "sign"), [("inflow", -2.0, 1), ("dilation", 0.3, 1), ("inflow", 2.0, -1)]
+)
+def test_the_reflex_answers_a_fall_of_pressure_by_a_faster_heart(quantity, value, sign):
+    field, well = fields.Circulation(dtype=DOUBLE), torch.tensor([90.0, 4.0, 0.2, 70.0], dtype=DOUBLE)
+    well = solve(field, well, (0.0, 600.0), **TIGHT).y1
+    ill = solve(field, well, (0.0, 60.0), args={quantity: torch.tensor(value, dtype=DOUBLE)}, **TIGHT).y1
+    assert sign * (ill[0] - well[0]) < -0.1
+    assert sign * (field.frequency(ill) - field.frequency(well)) > 0.005
 
 
 @pytest.mark.parametrize(
@@ -198,6 +186,21 @@ def test_bounds_hold_for_every_free_number_and_values_come_back(quantity, values
         assert bool(((reached > quantity.low) & (reached < quantity.high)).all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_from_a_bound_training_finds_back(dtype):
+    for quantity in (Quantity(0.5), Quantity(1.0, 2.0), Quantity(-0.9, 0.7)):
+        for far in (-60.0, 60.0):
+            raw = torch.tensor(far, dtype=dtype, requires_grad=True)
+            (slope,) = torch.autograd.grad(quantity.bounded(raw), raw)
+            assert slope > 0
+            optimizer = torch.optim.Adam([raw], 1.0)
+            for _ in range(5):
+                optimizer.zero_grad()
+                (math.copysign(1e9, far) * quantity.bounded(raw)).backward()
+                optimizer.step()
+            assert abs(raw.item()) < abs(far) - 4.0
+
+
 def test_learning_finds_a_length_and_never_leaves_the_bounds():
     truth, field = Pendulum(1.6, 10.0), Pendulum(1.0, 10.0, learn=["length"])
     y0, t = torch.tensor([1.0, 0.0]), torch.linspace(0, 2, 21)
@@ -210,6 +213,33 @@ def test_learning_finds_a_length_and_never_leaves_the_bounds():
     with torch.no_grad():
         field.free_length.fill_(-1e4)
     assert field.length.item() > 0.0
+
+
+def test_a_quantity_is_given_another_value_within_its_bounds():
+    y = some_states(2)
+    for learn in ([], ["length"]):
+        field = Pendulum(1.0, learn=learn, dtype=DOUBLE)
+        before = list(field.parameters())
+        field.length = 4.0
+        torch.testing.assert_close(field(T0, y), Pendulum(4.0, dtype=DOUBLE)(T0, y))
+        assert field.length.item() == pytest.approx(4.0)
+        assert [id(p) for p in field.parameters()] == [id(p) for p in before]  # an optimizer holds them
+        assert field.length.dtype == DOUBLE
+        with pytest.raises(ValueError, match="`length` lies inside"):
+            field.length = -1.0
+        assert field.length.item() == pytest.approx(4.0)
+
+
+def test_a_correction_has_an_output_for_each_component_that_it_corrects():
+    y = some_states(2)
+    pendulum, one, two = Pendulum(dtype=DOUBLE), nets.MLP(2, 1, 4).double(), nets.MLP(2, 2, 4).double()
+    for unknown, into in ((one, None), (two, [1]), (one, [0, 1])):
+        with pytest.raises(ValueError, match="`unknown` returns an output for each component"):
+            fields.Corrected(pendulum, unknown, into)(T0, y)
+    with pytest.raises(ValueError, match=r"`into` names components of the rate, 0 to 1, but \[2\] came"):
+        fields.Corrected(pendulum, one, [2])(T0, y)
+    alone = fields.Corrected(pendulum, one, [-1])(T0, y)
+    torch.testing.assert_close(alone[:, 1], pendulum(T0, y)[:, 1] + one(y)[:, 0])
 
 
 def test_what_is_known_is_corrected_where_it_should_be():
@@ -230,14 +260,16 @@ def test_what_is_known_is_corrected_where_it_should_be():
         fields.Corrected(frictionless, Friction(), into=[1, 1])
 
 
-def test_gradients_reach_numbers_of_single_series_through_every_gradient_and_compiled_steps():
+def test_gradients_reach_numbers_of_single_series_through_every_gradient_and_both_clocks():
     y0, t = torch.tensor([[1.0, 0.0], [0.5, 0.3]], dtype=DOUBLE), torch.linspace(0, 2, 11)
     found = []
-    for gradient in ("backprop", "adjoint"):
+    for gradient, clock in (("backprop", "shared"), ("adjoint", "shared"), ("backprop", "per-sample")):
         length = torch.tensor([1.0, 1.5], dtype=DOUBLE, requires_grad=True)
-        ys = solve(Pendulum(dtype=DOUBLE), y0, t, args={"length": length}, gradient=gradient, **TIGHT).ys
+        args = {"length": PerSample(length) if clock == "per-sample" else length}
+        ys = solve(Pendulum(dtype=DOUBLE), y0, t, args=args, gradient=gradient, clock=clock, **TIGHT).ys
         found.append(torch.autograd.grad(ys[..., 0].square().sum(), length)[0])
     torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found[0], found[2], rtol=1e-6, atol=1e-8)
 
 
 def test_refusals():
@@ -251,8 +283,8 @@ def test_refusals():
         Pendulum(friction=0.0, learn=["friction"])
     with pytest.raises(ValueError, match=r"`learn` names 'mass'; .* length, gravity, friction"):
         Pendulum(learn=["mass"])
-    with pytest.raises(ValueError, match="`args` names 'mass'"):
-        Pendulum()(T0, torch.zeros(2), {"mass": 1.0})
+    with pytest.raises(ValueError, match="`args` names 'lenght'.* Did you mean \"length\""):
+        Pendulum()(T0, torch.zeros(2), {"lenght": 1.0})
     with pytest.raises(TypeError, match="mapping"):
         Pendulum()(T0, torch.zeros(2), torch.ones(1))
     with pytest.raises(ValueError, match="`low` is below"):
@@ -295,36 +327,13 @@ def test_states_and_numbers_of_another_shape_are_refused():
     field = Pendulum()
     with pytest.raises(ValueError, match=r"The state of Pendulum is \(angle, speed\), .* but \(5, 3\) came"):
         field(T0, torch.ones(5, 3))
+    with pytest.raises(TypeError, match=r'`args\["length"\]` is a tensor or one number, but list came'):
+        field(T0, torch.ones(2, 2), {"length": [1.0, 2.0]})
+    with pytest.raises(ValueError, match="PerSample"):
+        solve(field, torch.ones(2, 2), (0.0, 1.0), args={"length": torch.ones(3)}, clock="per-sample")
     for shape in ((4,), (5, 1)):
         with pytest.raises(ValueError, match=r"one for each of the 5 series, shape \(5,\), but shape"):
             field(T0, torch.ones(5, 2), {"length": torch.ones(shape)})
-
-
-def test_doses_and_infusions_that_cannot_be_are_refused():
-    def t(*numbers):
-        return torch.tensor(numbers)
-
-    with pytest.raises(ValueError, match=r"`amounts` of Doses has the shape of `times`, \(2,\), but \(1,\)"):
-        Doses(t(0.0, 1.0), t(1.0)).event()
-    with pytest.raises(ValueError, match=r"`amounts` of Doses are not negative, but -2 came at \[1\]"):
-        Doses(t(0.0, 1.0), t(1.0, -2.0)).event()
-    with pytest.raises(ValueError, match="`durations` of Infusions are positive, but 0 came"):
-        Infusions(t(0.0), t(1.0), t(0.0)).edges()
-    with pytest.raises(ValueError, match="`durations` of Infusions are positive"):
-        solve(fields.OneCompartment(), torch.zeros(2), (0.0, 1.0), args={"infusions": Infusions(t(0.0), t(1.0), t(-1))})
-    doses = Doses(t(0.0), t(1.0))
-    with pytest.raises(TypeError, match="reads their amounts from `args`"):
-        solve(fields.OneCompartment(), torch.zeros(2), (0.0, 1.0), events={"doses": doses.event()})
-
-
-@pytest.mark.parametrize("make", [fields.OneCompartment, fields.TwoCompartments])
-def test_doses_that_no_event_gives_are_told(make):
-    field, doses = make(), Doses(torch.tensor([0.125, 0.625]), torch.tensor([1.0, 1.0]))
-    y = torch.zeros(3, len(field.components))
-    with pytest.warns(UserWarning, match="no event gives them"):
-        solve(field, y, (0.0, 1.0), args={"doses": doses})
-    again = Doses(doses.times.clone(), doses.amounts)
-    assert solve(field, y, (0.0, 1.0), args={"doses": again}, events={"doses": again.event()}).y1.min() >= 0
 
 
 def test_they_are_stored_with_what_was_learned(tmp_path):

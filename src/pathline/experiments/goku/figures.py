@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from pathline.experiments.goku.measures import Seen
 
 OVERVIEW = (
-    "Top: a film that no model was trained on, and what three models make of it after seeing the frames left of the "
-    "line. Bottom: lengths as they are and as they are inferred; mean square error of a pixel, frame by frame."
+    "Top: a film that no model was trained on (the one whose frames to come have GOKU's median error), and what three "
+    "models make of it from the frames left of the line. An LSTM says each frame from those before, and so nothing of "
+    "the first. Bottom: lengths as they are and as they are inferred, a dot a film; mean square error of a pixel over "
+    "all films, frame by frame."
 )
 
 SHOWN = {"goku": "GOKU", "latent_ode": "latent ODE", "lstm": "LSTM"}
@@ -52,7 +54,7 @@ def _frames(axes: Any, config: Config, seen: dict[str, Seen], films: PendulumFil
     axes.set_yticks((side * torch.arange(len(rows)) + side / 2 - 0.5).tolist(), list(rows))
     axes.tick_params(length=0)
     seen_columns = int((chosen < config.window).sum())
-    axes.axvline(side * seen_columns - 0.5, color=PALETTE[1], lw=2.0)
+    _divide(axes, side * seen_columns - 0.5)
 
 
 def _lengths(axes: Any, seen: dict[str, Seen], films: PendulumFilms) -> None:
@@ -63,7 +65,7 @@ def _lengths(axes: Any, seen: dict[str, Seen], films: PendulumFilms) -> None:
                 films.lengths.numpy(), inferred.numpy(), s=12, color=COLORS[name], label=label, alpha=0.8, lw=0
             )
     ends = [float(films.lengths.min()), float(films.lengths.max())]
-    axes.plot(ends, ends, color="0.3", lw=1.0)
+    axes.plot(ends, ends, color="0.3", lw=1.0, label="inferred = true")
     axes.set(yscale="log", xlabel="true length (m)", ylabel="inferred length (m)")
     axes.set_ylim(top=3 * axes.get_ylim()[1])  # room for the legend
     ticks = [tick for tick in (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0) if axes.get_ylim()[0] < tick < axes.get_ylim()[1]]
@@ -77,6 +79,15 @@ def _errors(axes: Any, config: Config, seen: dict[str, Seen]) -> None:
     seconds = config.interval * torch.arange(config.frames)
     for name, found in seen.items():
         axes.plot(seconds.numpy(), found.errors.numpy(), color=COLORS[name], label=labels[name])
-    axes.axvline(config.interval * (config.window - 0.5), color="0.6", lw=1.0, ls="--")
-    axes.set(yscale="log", xlabel="seconds; frames right of the line were not seen", ylabel="mean square of a pixel")
+    _divide(axes, config.interval * (config.window - 0.5))
+    axes.set(yscale="log", xlabel="seconds", ylabel="mean square error of a pixel")
+    axes.set_ylim(bottom=axes.get_ylim()[0] / 2.5)  # room for the legend
     axes.legend(frameon=False, fontsize=8)
+
+
+def _divide(axes: Any, place: float) -> None:
+    """A line between the frames that were seen and those that were not."""
+    axes.axvline(place, color="0.1", lw=1.5, ls="--")
+    for word, side, gap in (("frames seen", "right", -6), ("frames to come", "left", 6)):
+        above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": 9}
+        axes.annotate(word, (place, 1.0), xytext=(gap, 4), ha=side, va="bottom", **above)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, overload
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pathline.fields.physics.checking import first_sight
+from pathline.terms import ODE
 
 
 class Quantity:
@@ -18,7 +20,7 @@ class Quantity:
 
     A free number $r$ becomes the quantity: $r$ itself without bounds, $\text{low} + \mathrm{softplus}(r)$ with a lower
     one, $\text{low} + (\text{high} - \text{low})\,\sigma(r)$ with both. Where rounding would put it on a bound, it is
-    the next number inside.
+    the next number inside, and its derivative stays that of the formula, so that training finds its way back.
 
     Args:
         low: Lower bound.
@@ -52,15 +54,20 @@ class Quantity:
     def __get__(self, module: Known | None, owner: type) -> Quantity | Tensor:
         return self if module is None else module.value(self.name)
 
+    def __set__(self, module: Known, value: float | Tensor) -> None:
+        module.put(self.name, value)
+
     def bounded(self, raw: Tensor) -> Tensor:
         """The quantity that belongs to a free number."""
         if math.isinf(self.low):
             return raw
         least = self.low + _next(self.low, raw.dtype)
         if math.isinf(self.high):
-            return (self.low + F.softplus(raw)).clamp(min=least)
-        found = self.low + (self.high - self.low) * torch.sigmoid(raw)
-        return found.clamp(least, self.high - _next(self.high, raw.dtype))
+            nearest = math.log(_next(self.low, raw.dtype))
+            return _held(self.low + F.softplus(_held(raw, nearest, math.inf)), least, math.inf)
+        far = -math.log(torch.finfo(raw.dtype).eps)  # beyond, the slope of the logistic function is rounded to zero
+        found = self.low + (self.high - self.low) * torch.sigmoid(_held(raw, -far, far))
+        return _held(found, least, self.high - _next(self.high, raw.dtype))
 
     def free(self, value: Tensor) -> Tensor:
         """The free number that belongs to a quantity inside the bounds."""
@@ -103,6 +110,11 @@ class Quantity:
         where = "within [{:g}, {:g}{}" if closed else "inside ({:g}, {:g}{}"
         end = "]" if closed and not math.isinf(self.high) else ")"
         return f"{where.format(self.low, self.high, end)} {self.unit}".rstrip()
+
+
+def _held(x: Tensor, low: float, high: float) -> Tensor:
+    """``x`` within bounds, with the derivative of ``x`` beyond them too."""
+    return x.detach().clamp(low, high) + (x - x.detach())
 
 
 def _next(bound: float, dtype: torch.dtype) -> float:
@@ -151,13 +163,31 @@ class Known(nn.Module):
         super().__init__()
         self.learn = (learn,) if isinstance(learn, str) else tuple(learn)
         self._check_names(self.learn, "learn")
-        for name, quantity in self.quantities.items():
-            value = torch.as_tensor(values[name], dtype=dtype or torch.get_default_dtype()).detach().clone()
-            quantity.check(value, learned=name in self.learn)
-            if name in self.learn:
-                self.register_parameter(f"free_{name}", nn.Parameter(quantity.free(value)))
-            else:
-                self.register_buffer(f"fixed_{name}", value)
+        for name in self.quantities:
+            self.put(name, torch.as_tensor(values[name], dtype=dtype or torch.get_default_dtype()))
+
+    def put(self, name: str, value: float | Tensor) -> None:
+        """Give a quantity another value, as ``field.length = 2.0`` does; a learned one is learned on from there.
+
+        Args:
+            name: Of the quantity.
+            value: Within its bounds; no gradient goes back through it.
+        """
+        quantity, learned = self.quantities[name], name in self.learn
+        old = self._parameters.get(f"free_{name}") if learned else self._buffers.get(f"fixed_{name}")
+        new = (
+            torch.as_tensor(value).detach().clone()
+            if old is None
+            else torch.as_tensor(value).detach().to(old, copy=True)
+        )
+        quantity.check(new, learned=learned)
+        if not learned:
+            self.register_buffer(f"fixed_{name}", new)
+        elif old is None:
+            self.register_parameter(f"free_{name}", nn.Parameter(quantity.free(new)))
+        else:
+            with torch.no_grad():
+                old.copy_(quantity.free(new))
 
     def value(self, name: str) -> Tensor:
         """The quantity of this name, within its bounds."""
@@ -187,13 +217,17 @@ class Known(nn.Module):
                 self._check_given(name, args[name], y)
         return [args[name] if name in args else self.value(name) for name in self.quantities]
 
+    @classmethod
+    def told(cls, name: Any) -> str:
+        """What there is in place of a wrong name, in words."""
+        close = difflib.get_close_matches(str(name), cls.quantities, n=1)
+        hint = f' Did you mean "{close[0]}"?' if close else ""
+        return f"the quantities of {cls.__name__} are {', '.join((*cls.quantities, *cls.others))}.{hint}"
+
     def _check_names(self, names: Any, argument: str) -> None:
         for name in names:
             if name not in self.quantities and not (argument == "args" and name in self.others):
-                raise ValueError(
-                    f"`{argument}` names {name!r}; the quantities of {type(self).__name__} are "
-                    f"{', '.join((*self.quantities, *self.others))}."
-                )
+                raise ValueError(f"`{argument}` names {name!r}; {self.told(name)}")
 
     def _check_state(self, y: Tensor) -> None:
         count = len(self.components)
@@ -204,6 +238,8 @@ class Known(nn.Module):
             )
 
     def _check_given(self, name: str, value: Any, y: Tensor | None) -> None:
+        if not isinstance(value, Tensor | float | int):
+            raise TypeError(f'`args["{name}"]` is a tensor or one number, but {type(value).__name__} came.')
         quantity, own = self.quantities[name], torch.as_tensor(value)
         batch = () if y is None else tuple(y.shape[:-1])
         fits = own.dim() <= len(batch) and all(
@@ -212,7 +248,7 @@ class Known(nn.Module):
         if batch and not fits:
             raise ValueError(
                 f'`args["{name}"]` is one number, or one for each of the {batch[-1]} series, shape ({batch[-1]},), '
-                f"but shape {tuple(own.shape)} came."
+                f'but shape {tuple(own.shape)} came. With clock="per-sample", pass args=pathline.PerSample(args).'
             )
         if math.isinf(quantity.low) or not first_sight(own, (quantity.low, quantity.high, quantity.closed)):
             return
@@ -244,8 +280,8 @@ class Corrected(nn.Module):
 
     Args:
         known: A field, ``(t, y, args)`` or ``(t, y)``.
-        unknown: A field ``(t, y)`` such as ``fields.MLP(2, output_scale=0.01)``; near zero at first, it leaves
-            the known part alone.
+        unknown: A field ``(t, y)``, or a network of ``y`` alone like ``nets.MLP(2, 2, output_scale=0.01)``; near zero
+            at first, it leaves the known part alone.
         into: Components of the rate that are corrected, each one output of ``unknown`` in this order; all by default.
 
     Raises:
@@ -255,8 +291,7 @@ class Corrected(nn.Module):
         >>> import torch
         >>> from pathline import fields, nets
         >>> from pathline.fields.physics import Pendulum
-        >>> friction = fields.with_time(nets.MLP(3, 1, output_scale=0.01))
-        >>> field = fields.Corrected(Pendulum(), friction, into=[1])
+        >>> field = fields.Corrected(Pendulum(), nets.MLP(2, 1, output_scale=0.01), into=[1])
         >>> field(torch.tensor(0.0), torch.ones(5, 2)).shape
         torch.Size([5, 2])
 
@@ -268,20 +303,38 @@ class Corrected(nn.Module):
     def __init__(self, known: nn.Module, unknown: nn.Module, into: Sequence[int] | None = None) -> None:
         super().__init__()
         self.known, self.unknown = known, unknown
+        self.autonomous = ODE(unknown).takes == 1
         self.into = None if into is None else tuple(into)
         if self.into is not None and len(set(self.into)) != len(self.into):
             raise ValueError(f"`into` names each component once, but {into!r} came.")
 
+    @property
+    def own_events(self) -> Any:
+        """The events that the known field brings along, if it does, for ``solve``."""
+        return self.known.own_events
+
     def forward(self, t: Tensor, y: Tensor, args: Any = None) -> Tensor:
         """The rate, in the shape of ``y``."""
         rate = self.known(t, y) if args is None else self.known(t, y, args)
-        correction = self.unknown(t, y)
+        correction = self.unknown(y) if self.autonomous else self.unknown(t, y)
+        self._check(rate, correction)
         if self.into is None:
             return rate + correction
         parts = list(rate.unbind(-1))
         for column, component in enumerate(self.into):
             parts[component] = parts[component] + correction[..., column]
         return torch.stack(parts, -1)
+
+    def _check(self, rate: Tensor, correction: Tensor) -> None:
+        size = rate.shape[-1]
+        if self.into is not None and not all(-size <= component < size for component in self.into):
+            raise ValueError(f"`into` names components of the rate, 0 to {size - 1}, but {list(self.into)} came.")
+        wanted = rate.shape if self.into is None else (*rate.shape[:-1], len(self.into))
+        if correction.shape != wanted:
+            raise ValueError(
+                f"`unknown` returns an output for each component that is corrected, shape {tuple(wanted)}, but "
+                f"{tuple(correction.shape)} came. `into` names these components; without it they are all."
+            )
 
     def extra_repr(self) -> str:
         return "" if self.into is None else f"into={list(self.into)}"

@@ -2,78 +2,75 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
+from pathline._forward import moves
 from pathline.events import Event
 from pathline.fields.physics.checking import first_sight
 from pathline.fields.physics.known import Known, Quantity
 
 
 class Doses(NamedTuple):
-    r"""Doses of all series that come in at once: jumps of the state. *Maturing.*
+    r"""Amounts that come in at once, of all series: jumps of the state. *Maturing.*
 
-    A solve is given them **twice**, as ``args={"doses": doses}`` and ``events={"doses": doses.event()}``: the event
-    makes the jumps, ``args`` says how high they are. Without the event nothing is given, which the field warns of. A
-    dose before the first time of the solve is not given either: start at the first dose, or with what it left in the
-    state. Where a series has fewer doses than another, amounts of zero fill up.
+    Part of the ``args`` of a compartment field: ``{"doses": doses}`` are swallowed (into the gut), ``{"injections":
+    doses}`` go into the blood. A state at the very time of a dose is the state behind it. Amounts and times receive
+    gradients. Where a series has fewer doses than another, amounts of zero fill up.
 
     Args:
-        times: ``(doses,)`` for all series alike, or ``(batch, doses)``.
-        amounts: Of the same shape, not negative.
+        times: Hours, ``(doses,)`` for all series alike, or ``(batch, doses)``.
+        amounts: Of the same shape, not negative, in a unit of yours, such as milligrams.
 
     Raises:
-        ValueError: At the event or the first evaluation: two shapes, or a negative amount.
+        TypeError: At a solve: something else than ``Doses`` came.
+        ValueError: At a solve: two shapes, a negative amount, a time that is not finite, or before the solve begins.
 
     Example:
         >>> import torch, pathline
         >>> from pathline.fields import Doses, OneCompartment
         >>> doses = Doses(torch.tensor([[0.0, 12.0], [0.0, 8.0]]), torch.tensor([[100.0, 50.0], [80.0, 80.0]]))
-        >>> t, events = torch.tensor([0.0, 10.0, 24.0]), {"doses": doses.event()}
-        >>> body = OneCompartment()
-        >>> pathline.solve(body, torch.zeros(2, 2), t, args={"doses": doses}, events=events).ys.shape
-        torch.Size([3, 2, 2])
+        >>> hours = torch.tensor([0.0, 10.0, 24.0])
+        >>> pathline.solve(OneCompartment(), torch.zeros(2, 2), hours, args={"doses": doses}).ys[0, :, 0]
+        tensor([100.,  80.])
     """
 
     times: Tensor
     amounts: Tensor
 
-    def event(self, into: int = 0) -> Event:
-        """The jumps, for ``events`` of a solve.
+    needs_own_events = True
+
+    def since(self, t: float | Tensor) -> Doses:
+        """Those from a time on, as for a solve that begins there, whose state holds what came before.
 
         Args:
-            into: The component that the doses are added to: 0 for the gut, 1 for the blood.
+            t: The time, one for all or ``(batch,)``.
         """
-        _check(self, "amounts")
-        times = self.times.detach().unique()
-        return Event(at=times, reset=_Given(into, times))
+        return Doses(self.times, torch.where(self.times < torch.as_tensor(t).unsqueeze(-1), 0.0, self.amounts))
 
-    def at(self, t: Tensor) -> Tensor:
-        """Amount given at ``t``, ``(batch,)`` or one number."""
-        _check(self, "amounts")
-        t = _clock(t)
-        return torch.where(self.times.to(t.dtype) == t, self.amounts, 0.0).sum(-1)
+    def portions(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What jumps into the state: when, how much, and how much later, which is zero but for its derivatives."""
+        yield self.times, self.amounts, self.times - self.times.detach()
 
 
 class Infusions(NamedTuple):
-    r"""Doses of all series that flow into the blood evenly over some time. *Maturing.*
+    r"""Amounts that flow into the blood evenly over some time, of all series. *Maturing.*
 
-    They are part of the rate, ``args={"infusions": infusions}``, which jumps at their starts and ends. Adaptive
-    methods **have to be told** by ``controller=PID(jumps=infusions.edges())``: a step that ends beyond a short infusion
-    has never seen it, and nothing says so.
+    Part of the ``args`` of a compartment field, ``{"infusions": infusions}``. Their starts and ends are stepped onto
+    exactly. Amounts, times and durations receive gradients.
 
     Args:
-        times: Of the starts, ``(doses,)`` for all series alike, or ``(batch, doses)``.
+        times: Hours, of the starts, ``(doses,)`` for all series alike, or ``(batch, doses)``.
         amounts: Of the same shape, not negative.
-        durations: Of the same shape, positive.
+        durations: Of the same shape, positive, in hours.
 
     Raises:
-        ValueError: At the edges or the first evaluation: different shapes, a negative amount or no duration.
+        TypeError: At a solve: something else than ``Infusions`` came.
+        ValueError: At a solve: different shapes, a negative amount, no duration, a time that is not finite, or before
+            the solve begins.
 
     Example:
         >>> import torch
@@ -87,69 +84,184 @@ class Infusions(NamedTuple):
     amounts: Tensor
     durations: Tensor
 
-    def edges(self) -> Tensor:
-        """Where the rate jumps."""
-        _check(self, "amounts", "durations")
-        return torch.stack([self.times, self.times + self.durations]).detach().unique()
+    needs_own_events = True
+
+    def since(self, t: float | Tensor) -> Infusions:
+        """What flows from a time on, as for a solve that begins there, whose state holds what came before.
+
+        Args:
+            t: The time, one for all or ``(batch,)``.
+        """
+        ends, begin = self.times + self.durations, torch.as_tensor(t).unsqueeze(-1)
+        times = torch.maximum(self.times, begin.to(self.times))
+        left = ends - times
+        durations = torch.where(left > 0, left, self.durations)
+        return Infusions(times, torch.where(left > 0, self.amounts * left / self.durations, 0.0), durations)
 
     def rate(self, t: Tensor) -> Tensor:
-        """Amount a time that flows in at ``t``, ``(batch,)`` or one number."""
+        """Amount an hour that flows in at ``t``, ``(batch,)`` or one number."""
         _check(self, "amounts", "durations")
         t = _clock(t)
         flows = (t >= self.times) & (t < self.times + self.durations)
         return torch.where(flows, self.amounts / self.durations, 0.0).sum(-1)
 
+    def portions(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What an edge that comes later keeps back or adds: when, how much, and on average how much later.
 
-class _Given:
-    """The state after the doses of this moment."""
+        All is zero, but for its derivatives.
+        """
+        flow = self.amounts / self.durations
+        for edge, sign in ((self.times, -1.0), (self.times + self.durations, 1.0)):
+            late = edge - edge.detach()
+            yield edge, sign * flow * late, late / 2
 
-    #: Those of all events there are, by which a field sees whether its doses are among them.
-    alive: WeakSet[_Given] = WeakSet()
 
-    def __init__(self, into: int, times: Tensor) -> None:
-        self.into, self.times = into, times
-        self.alive.add(self)
+#: What ``args`` may hold, and the component of the state that it comes into.
+GIVEN: dict[str, tuple[type[Doses] | type[Infusions], int]] = {
+    "doses": (Doses, 0),
+    "injections": (Doses, 1),
+    "infusions": (Infusions, 1),
+}
+
+
+class Compartments(Known):
+    """A body that is given something: at the times of ``args``, which it tells ``solve``. *Maturing.*
+
+    Args:
+        values: As in `Known`.
+        learn: As in `Known`.
+        dtype: As in `Known`.
+    """
+
+    others = tuple(GIVEN)
+
+    def own_events(self, span: Tensor, args: Any, rate: Callable[..., Any]) -> dict[str, Event]:
+        """What is given and when, for ``solve``.
+
+        Args:
+            span: First and last time, ``(2,)`` or ``(2, batch)``.
+            args: Of the solve.
+            rate: Of all that is solved.
+        """
+        found = {}
+        for name, (kind, into) in GIVEN.items():
+            if not isinstance(args, Mapping) or name not in args:
+                continue
+            given = args[name]
+            if not isinstance(given, kind):
+                raise TypeError(
+                    f'`args["{name}"]` is {kind.__name__}({", ".join(kind._fields)}), '
+                    f"but an object of type {type(given).__name__} came."
+                )
+            _check(given, *given._fields[1:])
+            _check_span(name, given, span, self._resolution)
+            edges = [edge.detach() for edge, *_ in given.portions()]
+            at = _moments(torch.cat(edges, -1), span, self._resolution)
+            found[name] = Event(at=at, reset=_Coming(name, into, rate, self._resolution))
+        return found
+
+    @property
+    def _resolution(self) -> torch.dtype:
+        """Of the times that the field receives."""
+        return torch.promote_types(self.value("volume").dtype, torch.float32)
+
+    def _flow(self, t: Tensor, y: Tensor, args: Mapping[str, Any] | None) -> Tensor | float:
+        """Into the blood."""
+        if args is None or "infusions" not in args:
+            return 0.0
+        _check_batch("infusions", args["infusions"], y)
+        return args["infusions"].rate(t)
+
+
+class _Coming:
+    """The state after what comes at a moment.
+
+    Who moves a moment moves the state there and back: once along the rate before, and once along the rate behind.
+    """
+
+    def __init__(self, name: str, into: int, rate: Callable[..., Any], resolution: torch.dtype) -> None:
+        self.name, self.into, self.rate, self.resolution = name, into, rate, resolution
 
     def __call__(self, t: Tensor, y: Tensor, args: Any) -> Tensor:
-        if not isinstance(args, Mapping) or "doses" not in args:
-            raise TypeError(
-                "The event of doses reads their amounts from `args`, which holds none: "
-                'solve(..., args={"doses": doses}, events={"doses": doses.event()}).'
-            )
-        into = torch.zeros(y.shape[-1], dtype=y.dtype, device=y.device)
-        into[self.into] = 1.0
-        return y + args["doses"].at(t).to(y.dtype).unsqueeze(-1) * into
+        def along(y: Tensor, late: Tensor) -> Tensor:
+            halfway = y + late / 2 * self.rate(t, y, args)
+            return y + late * self.rate(t, halfway, args)
+
+        unit = torch.zeros(y.shape[-1], dtype=y.dtype, device=y.device)
+        unit[self.into] = 1.0
+        now = _clock(t).to(self.resolution)
+        _check_batch(self.name, args[self.name], y)
+        for times, amounts, late in args[self.name].portions():
+            due = times.detach().to(self.resolution) == now
+            amounts = torch.where(due, amounts, 0.0).to(y.dtype)
+            if not moves(late):
+                y = y + amounts.sum(-1, keepdim=True) * unit
+                continue
+            late = torch.where(due, late, 0.0).to(y.dtype)
+            for column in due.reshape(-1, due.shape[-1]).any(0).nonzero()[:, 0].tolist():
+                amount, shift = amounts[..., column, None], late[..., column, None]
+                y = along(along(y, shift) + amount * unit, -shift)
+        return y
+
+
+def _moments(times: Tensor, span: Tensor, resolution: torch.dtype) -> Tensor:
+    """The times in their order, ``(n,)`` or ``(n, batch)``; those that the field cannot tell apart once."""
+    own, first = span.dim() == 2, span[0].to(times.device)
+    times = times.double().T if own and times.dim() == 2 else times.double().reshape(-1, 1)
+    times = torch.where(times.to(resolution) == first.to(resolution), first, times).sort(0).values
+    told = times.to(resolution)
+    again = torch.cat([torch.zeros_like(told[:1], dtype=torch.bool), told[1:] == told[:-1]])
+    return times.masked_fill(again, torch.inf) if own else times[~again]
 
 
 def _check(given: Doses | Infusions, *names: str) -> None:
-    """Refuse shapes that differ, negative amounts, and durations that are not positive."""
+    """Refuse shapes that differ, times that are not finite, negative amounts, and durations that are not positive."""
+    kind = type(given).__name__
+    for name in given._fields:
+        if not isinstance(getattr(given, name), Tensor):
+            came = type(getattr(given, name)).__name__
+            raise TypeError(f"`{name}` of {kind} is a tensor, (doses,) or (batch, doses), but {came} came.")
     for name in names:
-        value, kind = getattr(given, name), type(given).__name__
+        value = getattr(given, name)
         if value.shape != given.times.shape:
             raise ValueError(
                 f"`{name}` of {kind} has the shape of `times`, {tuple(given.times.shape)}, "
                 f"but {tuple(value.shape)} came."
             )
-        if not first_sight(value, name):
+    for name, least in (("times", "finite"), ("amounts", "not negative"), ("durations", "positive")):
+        value = getattr(given, name, None)
+        if value is None or not first_sight(value, name):
             continue
-        wrong = value.detach() <= 0 if name == "durations" else value.detach() < 0
+        value = value.detach()
+        wrong = ~value.isfinite() | {"finite": value != value, "not negative": value < 0, "positive": value <= 0}[least]
         if bool(wrong.any()):
-            bound = "positive" if name == "durations" else "not negative"
             place = wrong.nonzero()[0].tolist()
-            raise ValueError(f"`{name}` of {kind} are {bound}, but {value[tuple(place)]:g} came at {place}.")
+            least = least if least == "finite" else f"finite and {least}"
+            raise ValueError(f"`{name}` of {kind} are {least}, but {value[tuple(place)]:g} came at {place}.")
 
 
-def _warn_of_lost(args: Mapping[str, Any] | None) -> None:
-    """Doses are jumps, which a field cannot make: say so where no event does."""
-    doses = None if args is None else args.get("doses")
-    if not isinstance(doses, Doses) or not first_sight(doses.times, "given"):
-        return
-    times = doses.times.detach()
-    if not any(bool(torch.isin(times, given.times.to(times)).all()) for given in list(_Given.alive)):
-        warnings.warn(
-            "`args` holds doses, but no event gives them, so that they are lost: "
-            'solve(..., args={"doses": doses}, events={"doses": doses.event()}).',
-            stacklevel=3,
+def _check_batch(name: str, given: Doses | Infusions, y: Tensor) -> None:
+    """Refuse what is given to other series than are solved."""
+    if given.times.dim() > 1 and (y.dim() < 2 or given.times.shape[0] not in (1, y.shape[-2])):
+        raise ValueError(
+            f'`args["{name}"]` has a row for each series, but {given.times.shape[0]} rows came for states of shape '
+            f'{tuple(y.shape)}. With clock="per-sample", pass args=pathline.PerSample(args).'
+        )
+
+
+def _check_span(name: str, given: Doses | Infusions, span: Tensor, resolution: torch.dtype) -> None:
+    """Refuse a solve that begins behind what is given, whose state may or may not hold it, and one that runs back."""
+    first, last = span.to(given.times.device)
+    if bool((last < first).any()):
+        raise ValueError(f'`args["{name}"]` is given forwards in time, but `t` runs back. Solve from the earlier time.')
+    early = given.times.detach().to(resolution) < first.to(resolution).unsqueeze(-1)
+    early &= given.amounts.detach() > 0
+    if bool(early.any()):
+        place = tuple(early.nonzero()[0].tolist())
+        at = given.times.detach().expand(early.shape)[place]
+        raise ValueError(
+            f'`args["{name}"]` begins at {at:g}, before the solve, at {first.flatten()[0]:g}. Begin the solve there; '
+            f"or, where the state at its first time t0 holds what came before, leave that out: {name}.since(t0)."
         )
 
 
@@ -158,13 +270,14 @@ def _clock(t: Tensor) -> Tensor:
     return t if t.dim() == 0 else t.reshape(-1, 1)
 
 
-class OneCompartment(Known):
+class OneCompartment(Compartments):
     r"""A drug that is absorbed and eliminated; the state is the amount in gut and blood. *Maturing.*
 
     $$\dot a_\text{gut} = -k_a a_\text{gut}, \qquad \dot a = k_a a_\text{gut} - \frac{Cl}{V} a + r(t)$$
 
-    ``args`` may hold ``"infusions"``, the flow $r$ into the blood, and ``"doses"``, which the field passes over: they
-    are jumps, see ``Doses``.
+    ``args`` may hold `Doses`: ``"doses"`` jump into the gut, ``"injections"`` into the blood; and `Infusions`:
+    ``"infusions"``, the flow $r$ into the blood. The field tells ``solve`` when they come. Amounts are in a unit of
+    yours, such as milligrams, concentrations in that unit a litre.
 
     Args:
         absorption: $k_a$, positive, an hour.
@@ -179,8 +292,6 @@ class OneCompartment(Known):
         >>> body(torch.tensor(0.0), torch.tensor([10.0, 20.0]))
         tensor([-10.,   8.])
     """
-
-    others = ("doses", "infusions")
 
     components = ("gut", "blood")
 
@@ -204,19 +315,20 @@ class OneCompartment(Known):
         absorption, clearance, volume = self.values(args, y)
         gut, blood = y.unbind(-1)
         absorbed = absorption * gut
-        _warn_of_lost(args)
-        return torch.stack([-absorbed, absorbed - clearance / volume * blood + _infusion(t, args)], -1)
+        return torch.stack([-absorbed, absorbed - clearance / volume * blood + self._flow(t, y, args)], -1)
 
     def concentration(self, y: Tensor, args: Mapping[str, Any] | None = None) -> Tensor:
         """Amount a litre of blood, ``(...)``."""
         return y[..., 1] / self.values(args, y)[2]
 
 
-class TwoCompartments(Known):
+class TwoCompartments(Compartments):
     r"""A drug that also moves into tissue and back; the state is the amount in gut, blood and tissue. *Maturing.*
 
     $$\dot a_\text{gut} = -k_a a_\text{gut}, \qquad \dot a = k_a a_\text{gut} - \frac{Cl}{V} a - q + r(t), \qquad
     \dot a_\text{tissue} = q, \qquad q = Q \left(\frac{a}{V} - \frac{a_\text{tissue}}{V_t}\right)$$
+
+    Doses, injections and infusions come as in `OneCompartment`.
 
     Args:
         absorption: $k_a$, positive, an hour.
@@ -233,8 +345,6 @@ class TwoCompartments(Known):
         >>> bool(body(torch.tensor(0.0), torch.tensor([0.0, 1.0, 2.0]))[2] == 0)
         True
     """
-
-    others = ("doses", "infusions")
 
     components = ("gut", "blood", "tissue")
 
@@ -262,14 +372,11 @@ class TwoCompartments(Known):
         """The rate of ``(gut, blood, tissue)``, ``(..., 3)``."""
         absorption, clearance, volume, exchange, tissue = self.values(args, y)
         gut, blood, stored = y.unbind(-1)
-        _warn_of_lost(args)
         absorbed, moved = absorption * gut, exchange * (blood / volume - stored / tissue)
-        return torch.stack([-absorbed, absorbed - clearance / volume * blood - moved + _infusion(t, args), moved], -1)
+        return torch.stack(
+            [-absorbed, absorbed - clearance / volume * blood - moved + self._flow(t, y, args), moved], -1
+        )
 
     def concentration(self, y: Tensor, args: Mapping[str, Any] | None = None) -> Tensor:
         """Amount a litre of blood, ``(...)``."""
         return y[..., 1] / self.values(args, y)[2]
-
-
-def _infusion(t: Tensor, args: Mapping[str, Any] | None) -> Tensor | float:
-    return args["infusions"].rate(t) if args is not None and "infusions" in args else 0.0

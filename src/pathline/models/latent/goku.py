@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from pathline.fields import Corrected, Known, Quantity
+from pathline.models.batches import check_channels
 from pathline.models.latent.encoders import Readout
 from pathline.models.latent.latent import Latent
 from pathline.models.latent.rows import Rows, gaps, laid_out, observed_rows
 from pathline.models.neural_ode import NeuralODE
+from pathline.models.sizes import check_sizes, check_widths
 from pathline.nets import MLP
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def GOKU(
     read: int = 0,
     start_hidden: int | Sequence[int] = (64,),
     scale: float | Sequence[float] = 1.0,
+    first: nn.Module | None = None,
     method: Any = None,
     rtol: float | None = None,
     atol: float | None = None,
@@ -59,7 +62,7 @@ def GOKU(
         channels: Channels of the series.
         field: A known field: a `Known`, a `Corrected` one, or any ``(t, z, args)`` that reads ``args`` by name.
         decoder: A module from states ``(..., size)`` to what the likelihood asks for.
-        likelihood: As in `Latent`.
+        likelihood: As in `Latent`, ``Gaussian(0.1, learn=True)`` by default.
         unknown: Names of the quantities to infer. As a mapping also their bounds, ``{"length": (0.5, 4.0)}``; a field
             that is no `Known` has no others.
         size: Components of the state.
@@ -70,6 +73,8 @@ def GOKU(
         read: Size of what it makes of a row.
         start_hidden: Widths of the hidden layers of $h_z$ and $h_\theta$.
         scale: Typical size of a first state, one number or one for each component.
+        first: A module that makes a first state, before ``scale``, of free numbers ``(..., size)``, where not every
+            state makes sense: ``nn.Softplus()`` for amounts, ``nn.Softmax(-1)`` for shares.
         method: Of the solve that decodes. By default ``"dopri5"`` within ``rtol`` and ``atol``, or ``"rk4"`` where
             ``dt`` is given. A method with fixed steps and no ``dt`` makes one step from each requested time to the
             next, so that what it says of one time depends on the others that are asked for.
@@ -100,7 +105,8 @@ def GOKU(
         O. Linial, N. Ravid, D. Eytan, U. Shalit (2021), Generative ODE modeling with known unknowns.
     """
     encoder = GOKUEncoder(channels, latent, hidden, reader=reader, read=read)
-    start = KnownStart(size, named(field, unknown), latent, start_hidden, typical=typical(field, unknown), scale=scale)
+    wanted, middle = named(field, unknown), typical(field, unknown)
+    start = KnownStart(size, wanted, latent, start_hidden, typical=middle, scale=scale, first=first)
     if method is None and dt is None:
         method, rtol, atol = "dopri5", 1e-4 if rtol is None else rtol, 1e-4 if atol is None else atol
     dynamics = NeuralODE(
@@ -123,6 +129,7 @@ def quantities(model: Latent, observed: Series, samples: int = 0) -> dict[str, T
     Raises:
         TypeError: A model without named quantities.
     """
+    check_sizes(0, samples=samples)
     posterior = model.posterior(observed)
     draws = posterior.rsample(torch.Size([samples])) if samples else posterior.mean
     begun = model.start(draws) if model.start is not None else None
@@ -143,7 +150,7 @@ class GOKUEncoder(nn.Module):
         reader: A module from values ``(rows, channels)``, zero where missing, to ``(rows, read)``; by default values
             and mask are read as they are.
         read: Size of what it makes of a row.
-        dt: Whether the times since the row before and until the row behind are inputs.
+        dt: Whether the times since the row before (since ``t0`` for the first) and until the row behind are inputs.
 
     Example:
         >>> import torch
@@ -164,6 +171,8 @@ class GOKUEncoder(nn.Module):
         dt: bool = True,
     ) -> None:
         super().__init__()
+        check_sizes(channels=channels, latent=min(latent), hidden=hidden)
+        check_sizes(0, read=read)
         if (reader is None) != (read == 0):
             raise TypeError(
                 f"`reader` and `read`, the size of what it returns, come together, but {reader!r} and {read} came."
@@ -176,9 +185,10 @@ class GOKUEncoder(nn.Module):
 
     def forward(self, series: Series, t0: float = 0.0) -> Distribution:
         """The distribution of both draws, of event shape ``(sum(latent),)``."""
+        check_channels(series, self.channels)
         found = observed_rows(series, self.state.linear.weight.dtype)
         lengths = found.lengths.clamp(min=1)
-        steps = laid_out(found, self._features(found))
+        steps = laid_out(found, self._features(found, t0))
         packed = nn.utils.rnn.pack_padded_sequence(steps, lengths.cpu(), batch_first=True, enforce_sorted=False)
         forwards, backwards = torch.where(found.lengths.unsqueeze(-1) > 0, self.network(packed)[1], 0.0)
         parts: list[Any] = [self.state(backwards), self.constant(torch.cat([forwards, backwards], -1))]
@@ -186,11 +196,14 @@ class GOKUEncoder(nn.Module):
         scale = torch.cat([part.base_dist.scale for part in parts], -1)
         return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
 
-    def _features(self, found: Rows) -> Tensor:
+    def _features(self, found: Rows, t0: float) -> Tensor:
         plain = torch.cat([found.values, found.mask.to(found.values)], -1)
         features = plain if self.reader is None else self.reader(found.values)
-        clocks = [gaps(found, reverse).to(features).unsqueeze(-1) for reverse in (False, True)] if self.dt else []
-        return torch.cat([features, *clocks], -1)
+        if not self.dt:
+            return features
+        before = torch.where(found.place == 0, found.times - t0, gaps(found))
+        clocks = torch.stack([before, gaps(found, reverse=True)], -1)
+        return torch.cat([features, clocks.to(features)], -1)
 
 
 class KnownStart(nn.Module):
@@ -203,6 +216,7 @@ class KnownStart(nn.Module):
         hidden: Widths of the hidden layers.
         typical: Values that an untrained model tells, near enough.
         scale: Typical size of a first state, one number or one for each component.
+        first: A module that makes a first state, before ``scale``, of free numbers ``(..., size)``.
     """
 
     stored_as = {"unknown": "bounds"}  # numbers alone go into a stored description
@@ -219,9 +233,12 @@ class KnownStart(nn.Module):
         *,
         typical: Mapping[str, float] | None = None,
         scale: float | Sequence[float] = 1.0,
+        first: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.size, self.latent, self.scale = size, tuple(latent), scale
+        check_sizes(size=size)
+        check_widths(hidden=hidden)
+        self.size, self.latent, self.scale, self.first = size, tuple(latent), scale, first
         self.unknown = {name: q if isinstance(q, Quantity) else Quantity(*q) for name, q in unknown.items()}
         self.bounds = {name: (quantity.low, quantity.high) for name, quantity in self.unknown.items()}
         self.hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
@@ -236,7 +253,8 @@ class KnownStart(nn.Module):
         state, constant = draws.split(self.latent, -1)
         free = self.constant(constant) + self.middle
         found = zip(self.unknown.items(), free.unbind(-1), strict=True)
-        return self.state(state) * self.factor, {name: quantity.bounded(raw) for (name, quantity), raw in found}
+        begun = self.state(state) if self.first is None else self.first(self.state(state))
+        return begun * self.factor, {name: quantity.bounded(raw) for (name, quantity), raw in found}
 
     def _free(self, name: str) -> float:
         if name not in self.typical:
@@ -275,7 +293,7 @@ def _bounds(known: Known | None, name: str, given: Quantity | tuple[float, float
         raise ValueError(f"`unknown` gives {name!r} two bounds, (low, high), but {given!r} came.")
     own = None if known is None else known.quantities.get(name)
     if known is not None and own is None:
-        raise ValueError(f"`unknown` names {name!r}; {type(known).__name__} has {', '.join(known.quantities)}.")
+        raise ValueError(f"`unknown` names {name!r}; {known.told(name)}")
     if own is None and given is None:
         raise TypeError(f"`unknown` needs bounds for a field of your own: unknown={{{name!r}: (0.0, 10.0)}}.")
     if own is None or given is None:
