@@ -12,6 +12,7 @@ KNOWN_MISSES = {
     "augmented": {"anode_growth"},
     "evolving_weights": {"digits_lock_step_gain", "digits_ahead_gain"},
     "hare_lynx": {"hybrid_to_last_cycle"},
+    "spirals": {"latent_ode_to_rnn_dt_100"},
     "vowels": {"ahead_of_gru_dt"},
 }
 

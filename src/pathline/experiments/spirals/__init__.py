@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pathline.data import Series, Standardization, spirals
+from pathline.data import Series, Standardization, growing, spirals
 from pathline.experiments.spirals import figures, identities, waves
 from pathline.experiments.spirals.config import Config
 from pathline.models import Forecaster, GRUdt, Latent, LatentODE, likelihoods
@@ -94,7 +95,9 @@ def run(config: Config, run: Run) -> None:
         run.figure("rates", figures.rates(found), figures.RATES)
 
 
-def _latent_ode(name: str, task: Task, config: Config, run: Run, encoded: Any = None) -> Latent:
+def _latent_ode(
+    name: str, task: Task, config: Config, run: Run, encoded: Callable[[Series], Series] = lambda series: series
+) -> Latent:
     """Train on noisy windows alone; ``encoded`` is what the encoder sees in place of them."""
     torch.manual_seed(run.seed)
     model = LatentODE(
@@ -108,7 +111,13 @@ def _latent_ode(name: str, task: Task, config: Config, run: Run, encoded: Any = 
         rtol=config.tol,
         atol=config.tol,
     ).to(run.device)
-    _fit(name, model, task.seen, config, run, encoded or (lambda batch: batch))
+
+    def loss(model: Any, batch: tuple[Series, Series]) -> Tensor:
+        whole, target = batch
+        return model.loss((encoded(whole), target))
+
+    batches = growing(_batches(task, config, run), float(task.times[task.window]), config.growing * config.steps)
+    _fit(name, model, batches, loss, config, run)
     return model
 
 
@@ -116,15 +125,18 @@ def _recurrent(name: str, task: Task, config: Config, run: Run) -> Forecaster:
     """Train to forecast each observation from those before it; its own forecasts are its future."""
     torch.manual_seed(run.seed)
     model = Forecaster(GRUdt(2, config.encoder_hidden), feedback=True).to(run.device)
-    _fit(name, model, task.seen, config, run, lambda batch: batch)
+    _fit(name, model, _batches(task, config, run), lambda model, batch: model.loss(batch), config, run)
     return model
 
 
-def _fit(name: str, model: nn.Module, seen: Series, config: Config, run: Run, encoded: Any) -> None:
-    """The same data, batches, updates and schedule for all."""
-    batches = seen.batches(min(config.batch, config.train), seed=run.seed)
+def _batches(task: Task, config: Config, run: Run) -> Callable[[int], Series]:
+    return task.seen.batches(min(config.batch, config.train), seed=run.seed)
+
+
+def _fit(name: str, model: nn.Module, batches: Any, loss: Any, config: Config, run: Run) -> None:
+    """The same data, updates and schedule for all."""
     settings = {"steps": config.steps, "lr": config.lr, "schedule": "cosine", "clip": config.clip}
-    run.fit(name, model, lambda model, batch: model.loss(encoded(batch)), batches=batches, **settings)
+    run.fit(name, model, loss, batches=batches, **settings)
 
 
 @torch.no_grad()
@@ -166,7 +178,7 @@ def shuffled_gaps(series: Series, generator: torch.Generator | None = None) -> S
     total = gaps.cumsum(0)
     first = series.offsets[:-1][series.rows]
     times = series.times[first] + (total - total[first])
-    return Series(times, series.values, series.lengths, labels=series.labels)
+    return Series(times, series.values, series.lengths, labels=series.labels, scaling=series.scaling)
 
 
 def _ablation(config: Config, run: Run, odes: dict[int, Latent]) -> None:
@@ -175,9 +187,7 @@ def _ablation(config: Config, run: Run, odes: dict[int, Latent]) -> None:
     task = Task.drawn(count, config, run)
     generator = torch.Generator().manual_seed(run.seed + 5_000)
     seen = shuffled_gaps(task.observed.to("cpu"), generator).to(run.device)
-    blind = _latent_ode(
-        f"shuffled-times-{count}", task, config, run, lambda batch: (shuffled_gaps(batch, generator), batch)
-    )
+    blind = _latent_ode(f"shuffled-times-{count}", task, config, run, lambda series: shuffled_gaps(series, generator))
     with torch.no_grad():
         within, after = task.errors(blind.predict(seen, task.times, samples=0).mean)
     run.metric("shuffled_rmse", after)

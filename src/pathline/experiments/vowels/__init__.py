@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass, field
 
@@ -33,8 +34,10 @@ class Row:
 
     @property
     def error(self) -> float:
-        """The standard error of that mean."""
-        return statistics.stdev(self.accuracies) / len(self.accuracies) ** 0.5 if len(self.accuracies) > 1 else 0.0
+        """The standard error of that mean; NaN for a single repeat, which tells none."""
+        if len(self.accuracies) < 2:
+            return math.nan
+        return statistics.stdev(self.accuracies) / len(self.accuracies) ** 0.5
 
 
 def run(config: Config, run: Run) -> None:
@@ -120,7 +123,7 @@ def _compare(run: Run, rows: dict[str, Row], lrs: dict[str, float]) -> None:
         [
             NAMES.get(name, "ODE-RNN, even gaps"),
             row.accuracy,
-            row.error,
+            "-" if math.isnan(row.error) else row.error,
             min(row.accuracies),
             max(row.accuracies),
             statistics.mean(row.losses),
@@ -161,10 +164,11 @@ def _by_rate(run: Run, by_rate: dict[float, dict[str, Row]]) -> None:
 
 def _say(run: Run, rows: dict[str, Row]) -> None:
     ode_rnn, gru_dt, evenly = (rows[name] for name in ("ode_rnn", "gru_dt", "ode_rnn_evenly"))
+    single = math.isnan(ode_rnn.error)
+    errors = "a single repeat" if single else f"standard errors {ode_rnn.error:.1f} and {gru_dt.error:.1f}"
     run.answer(
         f"With half of the frames dropped the ODE-RNN names the speaker of **{ode_rnn.accuracy:.1f} %** of the test "
-        f"utterances, GRU-dt of **{gru_dt.accuracy:.1f} %** (standard errors {ode_rnn.error:.1f} and "
-        f"{gru_dt.error:.1f})."
+        f"utterances, GRU-dt of **{gru_dt.accuracy:.1f} %** ({errors})."
     )
     run.note(
         f"What the times are worth: trained on the same frames as if none were missing between them, the ODE-RNN is "

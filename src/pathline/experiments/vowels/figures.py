@@ -53,7 +53,7 @@ def _rates(axes: Axes, by_rate: dict[float, dict[str, Any]]) -> None:
     axes.set_ylabel("accuracy, %")
     axes.set_xticks([100 * rate for rate in by_rate])
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False, loc="best")
 
 
 def _shown(models: dict[str, Classifier], test: Series) -> int:
