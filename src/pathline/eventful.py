@@ -258,6 +258,10 @@ class _Drive:
         rows = tuple(torch.cat(column) for column in merged.columns)
         kept = Kept(rows, curve, y, result, t1=time, events=self._records())
         kept.step_times = merged.step_times
+        kept.jumped = problem.save.dense and any(
+            event.reset is not None and bool(fired) and fired[-1].t.item() == self.start
+            for event, fired in zip(self.events, self.firings, strict=True)
+        )
         return kept
 
     def _records(self) -> dict[Any, EventRecord]:

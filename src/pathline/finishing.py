@@ -48,10 +48,8 @@ def finish(problem: Problem, kept: Kept, times: Times, args: Any, on_failure: st
     else:
         ys = structure.unravel(rows[0])
     curve = None
-    if kept.curve is not None:
-        curve = PiecewisePolynomial(torch.tensor(ends, dtype=torch.float64, device=ts.device), kept.curve)
-    elif save.dense:
-        curve = _point(problem, kept.y1, args)
+    if save.dense:
+        curve = _curve(problem, kept, ends, args)
     if kept.t1 is not None:
         reached = kept.t1.to(ts.dtype)
     else:
@@ -156,6 +154,16 @@ def _still(rows: Tensor, valid: Tensor) -> Tensor:
     return torch.where(valid.reshape(*valid.shape, *(1,) * (rows.dim() - 2)), rows, rows.detach())
 
 
+def _curve(problem: Problem, kept: Kept, ends: list[float], args: Any) -> PiecewisePolynomial:
+    values = kept.curve
+    if values is None:
+        ends, values = ends[:1] * 2, _point(problem, ends[0], kept.y1, args, 2).unsqueeze(0)
+    elif kept.jumped:
+        behind = _point(problem, ends[-1], kept.y1, args, values.shape[1])
+        ends, values = [*ends, ends[-1]], torch.cat([values, behind.unsqueeze(0)])
+    return PiecewisePolynomial(torch.tensor(ends, dtype=torch.float64, device=values.device), values)
+
+
 def _row_curve(problem: Problem, kept: Kept, args: Any) -> RowPiecewise:
     pieces = [piece for piece in kept.result.pieces if piece.curve is not None or kept.curve is not None]
     samples, start, end = (
@@ -165,26 +173,22 @@ def _row_curve(problem: Problem, kept: Kept, args: Any) -> RowPiecewise:
     values = kept.curve
     still = torch.ones(len(problem.times[0]), dtype=torch.bool, device=start.device)
     still[samples.long()] = False
-    at_rest = still.nonzero()[:, 0]
+    at_rest = (still | kept.jumped).nonzero()[:, 0]
     if len(at_rest) or values is None:
-        t, y = problem.times[0][at_rest], kept.y1[at_rest]
-        with torch.no_grad():
-            slope = problem.term.select(at_rest).rate(t, y, args) if problem.solver.needs != "contract" else 0 * y
+        t, y = torch.where(still, problem.times[0], kept.result.t1)[at_rest], kept.y1[at_rest]
         degree = 2 if values is None else values.shape[1]
-        points = torch.stack([y, slope, *[torch.zeros_like(y)] * (degree - 2)], dim=1)
+        points = _point(problem, t, y, args, degree, at_rest).transpose(0, 1)
         values = points if values is None else torch.cat([values, points])
         samples, start, end = (torch.cat(pair) for pair in ((samples.long(), at_rest), (start, t), (end, t)))
     return RowPiecewise(samples, start.detach(), end.detach(), values, len(still))
 
 
-def _point(problem: Problem, y: Tensor, args: Any) -> PiecewisePolynomial:
-    """The curve of a solve of no length: one time, with the slope there."""
+def _point(problem: Problem, t: Any, y: Tensor, args: Any, degree: int, samples: Tensor | None = None) -> Tensor:
+    """The piece of a stretch of no length, a state and the slope there: ``(degree, *y.shape)``."""
+    term = problem.term if samples is None else problem.term.select(samples)
     with torch.no_grad():
-        slope = (
-            problem.term.rate(problem.times[0], y, args) if problem.solver.needs != "contract" else torch.zeros_like(y)
-        )
-    knots = torch.tensor([problem.times[0]] * 2, dtype=torch.float64, device=y.device)
-    return PiecewisePolynomial(knots, torch.stack([y, slope]).unsqueeze(0))
+        slope = term.rate(t, y, args) if problem.solver.needs != "contract" else torch.zeros_like(y)
+    return torch.stack([y, slope, *[torch.zeros_like(y)] * (degree - 2)])
 
 
 def _mapped(save: Save, structure: Structure, ts: Tensor, rows: Tensor, n: int) -> tuple[list[Tensor], Any]:

@@ -348,7 +348,11 @@ class _Rounds:
         curve = torch.cat(self.curves) if self.curves else None
         rows = tuple(leaf for leaf, _ in laid_out)
         ends = laid(torch.cat(self.step_ends), self.places, (n, batch))[0] if self.step_ends else None
-        return Kept(rows, curve, y1, result, laid_out[0][1], t1, self._records(y1, t1), ends)
+        jumped = torch.zeros_like(self.at_start)
+        for fired in self.firings if problem.save.dense else []:
+            if self.events[fired.number].reset is not None:
+                jumped[fired.samples] |= fired.t.detach() == result.t1[fired.samples]
+        return Kept(rows, curve, y1, result, laid_out[0][1], t1, self._records(y1, t1), ends, jumped)
 
     def _records(self, y1: Tensor, t1: Tensor) -> dict[Any, EventRecord]:
         unravel = self.problem.structure.unravel

@@ -52,13 +52,13 @@ class Solution:
     unravel: Any = field(default=None, repr=False)
     source: Any = field(default=None, repr=False)
 
-    def __call__(self, t: Tensor | float, *, after: bool = False) -> Any:
+    def __call__(self, t: Tensor | float, *, after: bool = True) -> Any:
         """The state at any time inside the span, by the method's dense output.
 
         Args:
             t: times of any shape, between the first and the last; with one clock a sample a number, or
                 ``(..., batch)``.
-            after: at a jump, the value behind it instead of the one before.
+            after: at a jump, the value behind it, as in ``ys``; False for the one before.
 
         Returns:
             ``(*t.shape, *batch, *state)`` in the structure of ``y0``; differentiable, also in ``t``.
@@ -69,7 +69,12 @@ class Solution:
         return self.unravel(self._curve()(t, after=after))
 
     def derivative(self, t: Tensor | float, *, after: bool = False) -> Any:
-        """The derivative of the dense output at ``t``, shaped like ``solution(t)``."""
+        """The derivative of the dense output at ``t``, shaped like ``solution(t)``; at a jump the one before it.
+
+        Args:
+            t: as for ``solution(t)``.
+            after: at a jump, of the state or of its rate, the derivative behind it.
+        """
         return self.unravel(self._curve().derivative(t, after=after))
 
     def _curve(self) -> PiecewisePolynomial | RowPiecewise:

@@ -9,11 +9,12 @@ from torch import Tensor
 class PiecewisePolynomial:
     """``x(t) = sum_j c_kj theta^j`` with ``theta = (t - t_k) / (t_(k+1) - t_k)`` for t between knots k and k + 1.
 
-    At a knot where the curve jumps, the value is that of the earlier piece (in the direction of the knots), or of the
-    later one with ``after=True``.
+    At a knot where the curve jumps, the value is that of the later piece (in the direction of the knots), or of the
+    earlier one with ``after=False``. A derivative is that of the earlier one, unless ``after=True``.
 
     Args:
-        knots: ``(pieces + 1,)``, strictly monotone, either direction.
+        knots: ``(pieces + 1,)``, strictly monotone, either direction; a last piece of no length is what lies behind a
+            jump at the end.
         coefficients: ``(pieces, degree + 1, *shape)``.
 
     Example:
@@ -27,7 +28,7 @@ class PiecewisePolynomial:
         self.knots, self.coefficients = knots, coefficients
         self.sign = 1.0 if float(knots[-1]) >= float(knots[0]) else -1.0
 
-    def __call__(self, t: Tensor | float, *, after: bool = False) -> Tensor:
+    def __call__(self, t: Tensor | float, *, after: bool = True) -> Tensor:
         """The curve at ``t``: ``(*t.shape, *shape)``."""
         return self._evaluate(t, after, order=0)
 
@@ -101,7 +102,7 @@ class RowPiecewise:
         self.knots = torch.cat([self.start[place][:, :1], self.end[place]], dim=1)  # (batch, most + 1)
         self.sign = torch.where(self.knots[:, -1:] >= self.knots[:, :1], 1.0, -1.0).to(self.knots)
 
-    def __call__(self, t: Tensor | float, *, after: bool = False) -> Tensor:
+    def __call__(self, t: Tensor | float, *, after: bool = True) -> Tensor:
         """The curves at ``t``, a number or ``(..., batch)``: ``(..., batch, *shape)``."""
         return self._evaluate(t, after, order=0)
 
@@ -111,7 +112,8 @@ class RowPiecewise:
 
     def _evaluate(self, t: Tensor | float, after: bool, order: int) -> Tensor:
         batch = len(self.counts)
-        t = torch.as_tensor(t, device=self.knots.device).to(self.knots.dtype)
+        t = torch.as_tensor(t, dtype=None if isinstance(t, Tensor) else self.knots.dtype, device=self.knots.device)
+        t = t.to(self.knots.dtype)
         if t.dim() and t.shape[-1] not in (1, batch):
             raise ValueError(
                 f"Times for {batch} samples are a number or (..., {batch}), the samples last; they have shape "

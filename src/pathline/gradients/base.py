@@ -33,6 +33,7 @@ class Kept:
         t1: the time of ``y1`` with its gradient, where events may have ended the solve.
         events: what happened at them.
         step_times: the times of the rows of ``Save(steps=True)``, where events part the solve.
+        jumped: whether ``y1`` is behind a jump at the very end of the curve; ``(batch,)`` on the per-sample clock.
     """
 
     rows: tuple[Tensor, ...]
@@ -43,6 +44,7 @@ class Kept:
     t1: Tensor | None = None
     events: dict[Any, EventRecord] = field(default_factory=dict)
     step_times: Any = None
+    jumped: Any = False
 
 
 class Gradient(Protocol):

@@ -458,6 +458,41 @@ def test_saving_across_events(gradient, clock):
 
 
 @both_clocks
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("when", [0.0, 0.7, 2.0], ids=["start", "inside", "end"])
+@pytest.mark.parametrize("gradient", ["backprop", "checkpointed"])
+def test_rows_and_curve_have_one_side_at_a_jump(clock, sign, when, gradient):
+    """The state behind it: rows that are asked for there, the curve, and the curve's last value."""
+    event = Event(at=[sign * when], reset=lambda t, y: 10 * y)
+    t = sign * torch.tensor([0.0, when, 2.0], dtype=D)
+    y0 = torch.ones(1, 1, dtype=D, requires_grad=True)
+    f = lambda t, y: y  # noqa: E731
+    asked = {"save": Save(dense=True), "clock": clock, "gradient": gradient}
+    solution = pathline.solve(f, y0, t, events=event, **asked, **TIGHT)
+    exact = torch.where(t.abs() < when, 1.0, 10.0) * t.exp()
+    places = t if clock == "shared" else t[:, None]
+    torch.testing.assert_close(solution.ys.flatten(), exact, rtol=1e-8, atol=0.0)
+    torch.testing.assert_close(solution(places).flatten(), exact, rtol=1e-8, atol=0.0)
+    (slope,) = torch.autograd.grad(solution(places).sum(), y0)
+    assert float(slope) == pytest.approx(float(exact.sum()), rel=1e-8)
+    behind = solution.derivative(places, after=True).flatten()
+    torch.testing.assert_close(behind, exact, rtol=1e-6, atol=0.0)
+    if when:
+        before = solution(sign * when, after=False)
+        assert before.item() == pytest.approx(math.exp(sign * when), rel=1e-8)
+        assert solution.derivative(sign * when).item() == pytest.approx(math.exp(sign * when), rel=1e-6)
+
+
+@both_clocks
+def test_the_curve_ends_behind_the_reset_that_ended_it(clock):
+    solution = run(clock, Event(crossing=height(0.7), reset=lambda t, y: y - 5), save=Save(dense=True))
+    assert solution.y1.item() == pytest.approx(-4.3, abs=1e-9)
+    assert solution(solution.t1.double()).item() == pytest.approx(-4.3, abs=1e-9)
+    assert solution(solution.t1.double(), after=False).item() == pytest.approx(0.7, abs=1e-9)
+    assert solution(0.6).item() == pytest.approx(0.6, abs=1e-9)
+
+
+@both_clocks
 def test_structured_states(clock):
     f = lambda t, y: {"p": torch.ones_like(y["p"]), "q": -y["q"]}  # noqa: E731
     y0 = {"p": torch.zeros(1, 1, dtype=D), "q": torch.ones(1, 2, dtype=D)}

@@ -92,3 +92,18 @@ def test_a_forecast_shows_what_was_known_and_what_was_not(axes):
     np.testing.assert_allclose(labels["truth"].get_ydata(), t.sin().double().numpy())
     (shade,) = axes.patches
     assert shade.get_x() == 2.5
+
+
+def test_channels_have_names_too(axes, series):
+    named = series.with_values(series.values, ["hdl", "sbp"])
+    observations(named, axes, number=1, channel="sbp")
+    assert axes.lines[0].get_ydata().tolist() == [8, 1]
+    t = torch.linspace(0, 3, 4)
+    samples = torch.stack([torch.zeros(5, 4, 2), torch.ones(5, 4, 2)], -1)
+    drawn = forecast(named, samples, t, Figure().subplots(), number=1, channel="sbp").lines
+    assert drawn[0].get_ydata().tolist() == [1] * 4
+    assert drawn[1].get_ydata().tolist() == [8, 1]
+    with pytest.raises(ValueError, match="`channel` is one of hdl, sbp, but 'bmi' came"):
+        observations(named, axes, channel="bmi")
+    with pytest.raises(ValueError, match="the number of one of 2 channels, or its name, but 2 came"):
+        observations(named, axes, channel=2)

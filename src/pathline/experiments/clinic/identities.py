@@ -67,9 +67,9 @@ def _conditioned(model: mixed.MixedTrend, series: Series, channel: int, now: int
 
 
 def later_visits_seen(model: Course, series: Series, which: Pairs) -> float:
-    """How much forecasts change where the last visit of every patient is another one: not at all."""
+    """How much forecasts change where the last visit of every patient had other results: not at all."""
     last = series.offsets[1:][series.rows] - 1 == torch.arange(len(series.times), device=series.device)
-    other = series.with_values(torch.where(last[:, None], 100.0, series.values))
+    other = series.with_values(torch.where(last[:, None] & series.mask, 100.0, series.values))
     early = which.now != series.offsets[1:][series.rows[which.now]] - 1
     return float((model(series, which)[0] - model(other, which)[0])[early].abs().max())
 

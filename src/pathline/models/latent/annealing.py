@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from pathline.models.sizes import check_sizes
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,9 @@ class Exponential:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.rate < 1.0:
-            raise ValueError(f"`rate` lies between 0 and 1; {self.rate!r} came.")
-        _check(self.every, "every")
+            raise ValueError(f"`rate` lies between 0 and 1, but {self.rate!r} came. The paper's is 0.99.")
+        check_sizes(every=self.every)
+        _check_weights(end=self.end)
 
     def __call__(self, step: int) -> float:
         """The weight at a step."""
@@ -62,7 +66,8 @@ class Linear:
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self.steps, "steps")
+        check_sizes(steps=self.steps)
+        _check_weights(start=self.start, end=self.end)
 
     def __call__(self, step: int) -> float:
         """The weight at a step."""
@@ -74,16 +79,20 @@ class Constant:
     """The same weight throughout. *Maturing.*
 
     Args:
-        weight: 1 is the evidence bound, smaller weights trade it for reconstruction.
+        weight: 1 is the evidence bound, smaller weights trade it for reconstruction; not negative.
     """
 
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_weights(weight=self.weight)
 
     def __call__(self, step: int) -> float:
         """The weight at a step."""
         return self.weight
 
 
-def _check(count: int, name: str) -> None:
-    if count < 1:
-        raise ValueError(f"`{name}` is a number of steps, at least 1; {count!r} came.")
+def _check_weights(**weights: float) -> None:
+    for name, weight in weights.items():
+        if not 0.0 <= weight < math.inf:
+            raise ValueError(f"`{name}` is a weight, 0 or more, but {weight!r} came. 1 is that of the evidence bound.")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from pathline.fields import MLP as Field
 from pathline.models.latent.encoders import AttentionEncoder, RecurrentEncoder, RNNEncoder
 from pathline.models.latent.latent import Latent
-from pathline.models.latent.likelihoods import Gaussian
+from pathline.models.latent.likelihoods import likelihood_or_usual
 from pathline.models.neural_ode import NeuralODE
+from pathline.models.sizes import check_sizes, check_widths
 from pathline.nets import MLP
 from pathline.nets.activations import Activation
 from pathline.solvers import find_solver
@@ -34,6 +35,7 @@ def LatentODE(
     atol: float | None = 1e-4,
     dt: float | None = None,
     gradient: Any = "backprop",
+    clock: Literal["shared", "per-sample"] = "shared",
     static: int = 0,
     inputs: int = 0,
     **options: Any,
@@ -50,17 +52,23 @@ def LatentODE(
         activation: Of the field. With "tanh" the rate is bounded, and a state cannot run away over long times; with the
             paper's "elu" it can.
         output_scale: Factor on the last layer of the untrained field. Where it is small, states begin almost at rest.
-            Choose a unit of time in which a series lasts about 1 to 10 all the same: with times in days the untrained
-            state runs far, the solve is long, and little is learned. Years, or a division by the longest span, do.
-        likelihood: As in `Latent`; by default a normal one with a learned scale.
+            Choose a unit of time in which a series lasts about 1 to 10 all the same, as
+            ``series.with_time_unit(365.25)`` does for years in days: over thousands the untrained state runs far, the
+            solve is long, and little is learned.
+        likelihood: As in `Latent`, ``Gaussian(0.1, learn=True)`` by default.
         method: Of the solve that decodes.
         rtol: Its relative tolerance; of no effect where steps are fixed.
         atol: Its absolute tolerance; of no effect where steps are fixed.
         dt: Its step, for a method with fixed steps.
         gradient: As in ``pathline.solve``.
+        clock: As in `NeuralODE`; with ``"per-sample"`` what is said of a series does not depend on its batch.
         static: Number of static covariates that the encoder reads; else they have no effect.
         inputs: Number of known inputs that the encoder reads; else they have no effect.
         **options: Others of `Latent`, such as ``t0``, ``annealing`` or ``classifier``.
+
+    Raises:
+        ValueError: A size is no whole number or too small, no such encoder, or ``static`` or ``inputs`` for an encoder
+            that is built already.
 
     Example:
         >>> from pathline.models import LatentODE
@@ -73,11 +81,14 @@ def LatentODE(
         Y. Rubanova, R. T. Q. Chen, D. Duvenaud (2019), Latent ordinary differential equations for irregularly-sampled
         time series.
     """
-    likelihood = Gaussian(0.1, learn=True) if likelihood is None else likelihood
+    check_sizes(channels=channels, latent=latent, encoder_hidden=encoder_hidden)
+    check_sizes(0, static=static, inputs=inputs)
+    check_widths(field_hidden=field_hidden, decoder_hidden=decoder_hidden)
+    likelihood = likelihood_or_usual(likelihood)
     field = Field(latent, field_hidden, activation=activation, output_scale=output_scale)
     if not find_solver(method).adaptive:
         rtol = atol = None
-    dynamics = NeuralODE(field, method=method, rtol=rtol, atol=atol, dt=dt, gradient=gradient)
+    dynamics = NeuralODE(field, method=method, rtol=rtol, atol=atol, dt=dt, gradient=gradient, clock=clock)
     decoder = MLP(latent, likelihood.outputs(channels), decoder_hidden, activation="relu")
     built = _encoder(encoder, channels, latent, encoder_hidden, {"static": static, "inputs": inputs})
     return Latent(built, dynamics, decoder, likelihood, **options)
@@ -98,4 +109,7 @@ def _encoder(encoder: Any, channels: int, latent: int, hidden: int, more: dict[s
         raise ValueError(
             "`static` and `inputs` are for encoders by name. Build yours with them: RNNEncoder(static=...)."
         )
+    own = getattr(encoder, "latent", latent)
+    if isinstance(own, int) and own != latent:
+        raise ValueError(f"`latent` is the size of the encoder's draws, {own}, but {latent} came. Use latent={own}.")
     return encoder

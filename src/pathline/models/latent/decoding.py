@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,6 @@ from pathline.gradients import Backprop, Checkpointed, find_gradient
 from pathline.models.neural_ode import NeuralODE
 from pathline.saving import Save
 from pathline.solvers import find_solver
-from pathline.solving import solve
 from pathline.terms import ODE, PerSample
 
 #: Rows of a solve at the union of all times, for each one that is asked for, from which on its dense output is read
@@ -51,6 +51,11 @@ class Counting(nn.Module):
         self.field, self.counted, self.width = field, rate, width
         self.ode = ODE(field)
 
+    @property
+    def own_events(self) -> Any:
+        """The events that the field brings along, if it does: what they change of the state stands in front."""
+        return self.field.own_events
+
     def forward(self, t: Tensor, y: Tensor, args: Any) -> Tensor:
         """The rate of both."""
         z = y[..., : self.width]
@@ -79,30 +84,27 @@ def states_at(
         ``(N, Z)``, and ``(N, E)`` with a rate.
     """
     if rate is None:
-        return _kept(dynamics, _solved(dynamics, dynamics.solve, y0, args, t0, places)), None
+        found = _at_places(dynamics, dynamics.solve, y0, args, t0, places)
+        return dynamics.shown(found) if isinstance(dynamics, NeuralODE) else found, None
     if not isinstance(dynamics, NeuralODE):
         raise TypeError(
             "A rate of events is integrated along a differential equation: `dynamics` is a NeuralODE or a field, but "
             f"{type(dynamics).__name__} came."
         )
-    start = dynamics._augmented(y0)
+    start = dynamics.augmented(y0)
     width = start.shape[-1]
 
-    def shown(z: Tensor) -> Tensor:
-        return rate(_kept(dynamics, z))
-
-    def counted(y: Tensor, times: Any, **options: Any) -> Any:
-        solution = solve(Counting(dynamics.field, shown, width), y, times, **(dynamics._options() | options))
-        dynamics._stats = solution.stats
-        return solution
+    def counted(z: Tensor) -> Tensor:
+        return rate(dynamics.shown(z))
 
     with torch.no_grad():
-        zeros = torch.zeros_like(shown(start))
-    found = _solved(dynamics, counted, torch.cat([start, zeros], -1), args, t0, places)
-    return _kept(dynamics, found[..., :width]), found[..., width:]
+        zeros = torch.zeros_like(counted(start))
+    solver = partial(dynamics.solve_field, Counting(dynamics.field, counted, width))
+    found = _at_places(dynamics, solver, torch.cat([start, zeros], -1), args, t0, places)
+    return dynamics.shown(found[..., :width]), found[..., width:]
 
 
-def _solved(dynamics: Any, solver: Callable[..., Any], y0: Tensor, args: Any, t0: float, places: Places) -> Tensor:
+def _at_places(dynamics: Any, solver: Callable[..., Any], y0: Tensor, args: Any, t0: float, places: Places) -> Tensor:
     if getattr(dynamics, "clock", "shared") == "per-sample":
         return _own_clocks(solver, y0, args, t0, places)
     times, column = torch.unique(places.times, return_inverse=True)
@@ -125,10 +127,13 @@ def _reads_curve(dynamics: Any, rows: int, wanted: int) -> bool:
 
 
 def read(curve: PiecewisePolynomial, places: Places) -> Tensor:
-    """A curve of the whole batch at single places, without its values anywhere else: ``(N, ...)``."""
+    """A curve of the whole batch at single places, without its values anywhere else: ``(N, ...)``.
+
+    At a jump it is the value behind it, as in the rows of a solve.
+    """
     knots, coefficients = curve.knots, curve.coefficients
     times = places.times.to(knots)
-    piece = (torch.searchsorted(knots, times) - 1).clamp(0, len(knots) - 2)
+    piece = (torch.searchsorted(knots, times, right=True) - 1).clamp(0, len(knots) - 2)
     width = knots[piece + 1] - knots[piece]
     theta = (times - knots[piece]) / torch.where(width == 0, torch.ones_like(width), width)
     powers = theta.unsqueeze(-1) ** torch.arange(coefficients.shape[1], device=knots.device)
@@ -151,13 +156,6 @@ def _own_clocks(solver: Callable[..., Any], y0: Tensor, args: Any, t0: float, pl
     given = args if args is None or _marked(args) else PerSample(args)
     place = torch.empty_like(number).scatter(0, order, number)
     return solver(y0, times, args=given).ys[place, places.rows]
-
-
-def _kept(dynamics: Any, states: Tensor) -> Tensor:
-    """States as the model shows them, without what augments them."""
-    if not isinstance(dynamics, NeuralODE) or dynamics.return_augmented or not dynamics.augment:
-        return states
-    return states[..., : -dynamics.augment]
 
 
 def _marked(args: Any) -> bool:

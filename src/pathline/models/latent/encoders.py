@@ -1,7 +1,8 @@
 """Encoders: from irregular observations to a distribution over the latent state at ``t0``.
 
 All are called as ``encoder(series, t0)`` and return a ``torch.distributions.Distribution`` with the batch shape
-``(n,)`` and the event shape ``(latent,)``. Rows at which nothing was observed are dropped before anything is read.
+``(n,)`` and the event shape ``(latent,)``. Rows at which nothing was observed are not read, unless the encoder takes
+known inputs: then every row says something.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from torch.nn import functional as F
 
+from pathline.models.batches import check_channels, known
 from pathline.models.latent.rows import Rows, first_times, gaps, laid_out, observed_rows
+from pathline.models.sizes import check_sizes
 
 if TYPE_CHECKING:
     from pathline.data import Series
@@ -59,6 +62,9 @@ class RNNEncoder(nn.Module):
         inputs: Number of known inputs at the rows that are read too.
         static: Number of static covariates that are read too.
 
+    Raises:
+        ValueError: A size is no whole number or too small, or no such cell.
+
     Example:
         >>> import torch
         >>> from pathline.data import Series
@@ -84,6 +90,8 @@ class RNNEncoder(nn.Module):
         static: int = 0,
     ) -> None:
         super().__init__()
+        check_sizes(channels=channels, latent=latent, hidden=hidden)
+        check_sizes(0, inputs=inputs, static=static)
         cells = {"gru": nn.GRU, "rnn": nn.RNN}
         if cell not in cells:
             raise ValueError(f'`cell` is "gru" or "rnn"; {cell!r} came.')
@@ -94,8 +102,8 @@ class RNNEncoder(nn.Module):
 
     def forward(self, series: Series, t0: float = 0.0) -> Distribution:
         """The distribution of the latent state at ``t0``."""
-        _check_channels(series, self.channels)
-        found = observed_rows(series, self.readout.linear.weight.dtype)
+        check_channels(series, self.channels)
+        found = observed_rows(series, self.readout.linear.weight.dtype, inputs=self.inputs)
         features = [found.values, found.mask.to(found.values)]
         if self.dt:
             features.append(gaps(found, self.reverse).to(found.values).unsqueeze(-1))
@@ -122,6 +130,10 @@ class RecurrentEncoder(nn.Module):
         recurrent: A ``Recurrent``, such as ``ODERNN(channels, hidden)``.
         latent: Size of the latent state.
 
+    Raises:
+        TypeError: ``recurrent`` is no ``Recurrent``.
+        ValueError: ``latent`` is no whole number, or less than 1.
+
     Example:
         >>> import torch
         >>> from pathline.data import Series
@@ -137,6 +149,12 @@ class RecurrentEncoder(nn.Module):
 
     def __init__(self, recurrent: Recurrent, latent: int) -> None:
         super().__init__()
+        if not isinstance(getattr(recurrent, "hidden", None), int):
+            raise TypeError(
+                "`recurrent` is a Recurrent, such as ODERNN(channels, hidden), but an object of type "
+                f"{type(recurrent).__name__} came. An encoder of your own needs no wrapper: Latent(encoder, ...)."
+            )
+        check_sizes(latent=latent)
         self.recurrent, self.latent = recurrent, latent
         self.readout = Readout(recurrent.hidden, latent)
 
@@ -165,6 +183,10 @@ class AttentionEncoder(nn.Module):
         inputs: Number of known inputs at the rows that are read too.
         static: Number of static covariates that are read too.
 
+    Raises:
+        ValueError: A size is no whole number or too small, ``heads`` does not divide ``hidden``, or ``span`` is not
+            positive.
+
     Example:
         >>> import torch
         >>> from pathline.data import Series
@@ -192,8 +214,17 @@ class AttentionEncoder(nn.Module):
         static: int = 0,
     ) -> None:
         super().__init__()
+        check_sizes(channels=channels, latent=latent, hidden=hidden, heads=heads, layers=layers)
+        check_sizes(0, waves=waves, inputs=inputs, static=static)
         if hidden % heads:
-            raise ValueError(f"`heads` divides `hidden`; {heads} and {hidden} came.")
+            raise ValueError(
+                f"`heads` divides `hidden`, but heads={heads} and hidden={hidden} came. Choose heads=1, or a multiple."
+            )
+        if not 0 < span < math.inf:
+            raise ValueError(
+                f"`span` is the length of typical series, a positive number, but {span!r} came. "
+                "Take the largest time less `t0`."
+            )
         self.channels, self.latent, self.hidden, self.heads, self.layers = channels, latent, hidden, heads, layers
         self.span, self.waves, self.inputs, self.static = span, waves, inputs, static
         self.embed = nn.Linear(2 * channels + 1 + 2 * waves + inputs, hidden)
@@ -206,8 +237,8 @@ class AttentionEncoder(nn.Module):
 
     def forward(self, series: Series, t0: float = 0.0) -> Distribution:
         """The distribution of the latent state at ``t0``."""
-        _check_channels(series, self.channels)
-        found = observed_rows(series, self.embed.weight.dtype)
+        check_channels(series, self.channels)
+        found = observed_rows(series, self.embed.weight.dtype, inputs=self.inputs)
         features = [found.values, found.mask.to(found.values), self._clock(found, t0)]
         tokens = self.embed(torch.cat(features + _inputs(series, self.inputs, found), -1))
         order, sizes = _alike(found.lengths)
@@ -246,27 +277,11 @@ def _chosen(found: Rows, tokens: Tensor, which: Tensor) -> tuple[Rows, Tensor]:
     return found._replace(rows=rows, lengths=found.lengths[which], place=found.place[mine]), tokens[mine]
 
 
-def _check_channels(series: Series, channels: int) -> None:
-    if series.values.shape[-1] != channels:
-        raise ValueError(
-            f"The encoder was built for channels={channels}, but the series have {series.values.shape[-1]}. "
-            "Build it with their number of channels."
-        )
-
-
 def _inputs(series: Series, size: int, found: Rows) -> list[Tensor]:
     """Known inputs at the rows, as a list of at most one tensor."""
-    return [_known(series, size, "inputs")[found.kept].to(found.values)] if size else []
+    return [known(series, "inputs", size)[found.kept].to(found.values)] if size else []
 
 
 def _static(series: Series, size: int, like: Tensor) -> list[Tensor]:
     """Static covariates, as a list of at most one tensor."""
-    return [_known(series, size, "static").to(like)] if size else []
-
-
-def _known(series: Series, size: int, name: str) -> Tensor:
-    known = getattr(series, name)
-    if known is None or known.shape[-1] != size:
-        came = "none" if known is None else f"{known.shape[-1]}"
-        raise ValueError(f"The encoder was built for {size} `{name}`, but the series have {came}.")
-    return known
+    return [known(series, "static", size).to(like)] if size else []

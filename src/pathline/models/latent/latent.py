@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from torch.nn import functional as F
 
+from pathline.models.batches import check_series, pair, query
+from pathline.models.labels import label_loss
 from pathline.models.latent.decoding import Places, states_at
-from pathline.models.latent.likelihoods import Gaussian
+from pathline.models.latent.likelihoods import likelihood_or_usual
 from pathline.models.latent.prediction import Prediction
 from pathline.models.latent.rows import observed_rows
+from pathline.models.means import mean_over_processes, tied, together
 from pathline.models.neural_ode import NeuralODE
-from pathline.models.recurrent.batches import check_series, pair, query
-from pathline.models.recurrent.labels import class_numbers
+from pathline.models.sizes import check_sizes
 
 
 class Latent(nn.Module):
@@ -38,12 +40,14 @@ class Latent(nn.Module):
             moves a state, with ``dynamics.solve(z0, times, args=args)`` that returns an object whose ``ys`` is
             ``(T, n, Z)`` at times that all series share.
         decoder: A module from states ``(..., Z)`` to what the likelihood asks for, ``(..., D)`` for one of values.
-        likelihood: `Gaussian`, `Bernoulli`, `Poisson`, `Both`, or an object with their methods.
+        likelihood: `Gaussian`, `Bernoulli`, `Poisson`, `Both`, or an object with their methods. By default
+            ``Gaussian(0.1, learn=True)``, values with normal noise of one size, which is learned.
         start: How a dynamics begins with a draw: a module from ``(rows, latent)`` to the state ``(rows, Z)``, or to a
             pair ``(state, args)``. ``args``, a tensor or a structure of tensors ``(rows, ...)``, reaches the field as
             its third argument, so that parameters of a known field may be part of what is inferred. By default the
             draw is the state.
-        prior: A distribution of the draws, or a module that returns one when called; by default standard normal.
+        prior: A distribution of the draws with event shape ``(latent,)``, or a module that returns one when called; by
+            default standard normal.
         t0: Time of the draws, common to all series, not after any observation. ``series.shifted()`` lets every series
             begin at 0.
         samples: Draws for each series in the loss.
@@ -54,7 +58,7 @@ class Latent(nn.Module):
 
     Raises:
         TypeError: A part of another kind.
-        ValueError: ``samples`` is no count.
+        ValueError: ``samples`` is no count; when called, an encoder or a prior of another shape.
 
     Example:
         >>> import torch
@@ -94,41 +98,64 @@ class Latent(nn.Module):
         for name, part in (("encoder", encoder), ("dynamics", dynamics), ("decoder", decoder)):
             if not callable(part):
                 raise TypeError(f"`{name}` is a module or a function, but {type(part).__name__} came.")
-        _count(samples, "samples", 1)
+        if not (annealing is None or callable(annealing)):
+            raise TypeError(
+                f"`annealing` is a function of the step, but {annealing!r} came. For one weight throughout: "
+                "annealing.Constant(0.5)."
+            )
+        if not (prior is None or callable(prior) or isinstance(prior, Distribution)):
+            raise TypeError(
+                f"`prior` is a distribution, or a module that returns one, but {prior!r} came. "
+                "Leave it out for a standard normal one."
+            )
+        if not math.isfinite(t0):
+            raise ValueError(f"`t0` is a time, but {t0!r} came. Leave it out for 0.")
+        check_sizes(samples=samples)
+        likelihood = likelihood_or_usual(likelihood)
         self.encoder, self.decoder, self.start, self.prior = encoder, decoder, start, prior
         if not callable(getattr(dynamics, "solve", None)):
             dynamics = NeuralODE(dynamics, method="dopri5", rtol=1e-4, atol=1e-4)
         self.dynamics: Any = dynamics
-        self.likelihood: Any = Gaussian() if likelihood is None else likelihood
+        self.likelihood: Any = likelihood
         self.t0, self.samples, self.annealing = float(t0), samples, annealing
         self.classifier, self.row_classifier, self.class_weight = classifier, row_classifier, class_weight
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
 
     def forward(self, observed: Any, t: Any, samples: int = 1) -> Tensor:
-        """Expected values at times ``t``: the mean of ``predict``."""
+        """Expected values along a trajectory that is drawn anew at each call, ``(T, n, D)`` or ``(N, D)``.
+
+        Args:
+            observed: As in ``predict``.
+            t: As in ``predict``.
+            samples: Draws for each series, of which this is the mean; 0 for the trajectory of the posterior mean, the
+                same at each call.
+        """
         return self.predict(observed, t, samples).mean
 
     def loss(self, batch: Any) -> Tensor:
         """Minus the evidence bound in nats a series, and the weighted losses of classifiers.
 
-        In training it counts steps for ``annealing``.
+        In training it counts steps for ``annealing``, and its means are over the series of all processes, of which some
+        may have none.
 
         Args:
             batch: A ``Series``, or ``(observed, target)``.
         """
         observed, target = pair(batch)
+        if together(training=self.training) and not len(observed.lengths):
+            return self._no_share()
         weight = self.kl_weight
         if self.training and torch.is_grad_enabled():
             self.step += 1
         posterior = self.posterior(observed)
         z0 = posterior.rsample(torch.Size([self.samples]))
-        value = weight * self.divergence(posterior, z0).mean() - self.log_likelihood(z0, target).mean()
+        value = weight * self._mean(self.divergence(posterior, z0)) - self._mean(self.log_likelihood(z0, target))
         if self.classifier is not None:
-            value = value + self.class_weight * label_loss(self.classifier(z0), observed)
+            value = value + self.class_weight * label_loss(self.classifier(z0), observed, training=self.training)
         if self.row_classifier is not None:
             logits = self.row_classifier(self.states(z0, target))
-            value = value + self.class_weight * label_loss(logits, target, of_rows=True)
-        return value
+            value = value + self.class_weight * label_loss(logits, target, training=self.training, of_rows=True)
+        return tied(value, self)
 
     def elbo(self, batch: Any, kl_weight: float = 1.0, samples: int | None = None) -> Tensor:
         """The evidence bound in nats a series, a scalar.
@@ -139,8 +166,9 @@ class Latent(nn.Module):
             samples: Draws for each series; by default those of the model.
         """
         observed, target = pair(batch)
+        draws = self.samples if samples is None else samples
+        check_sizes(samples=draws)
         posterior = self.posterior(observed)
-        draws = self.samples if samples is None else _count(samples, "samples", 1)
         z0 = posterior.rsample(torch.Size([draws]))
         return self.log_likelihood(z0, target).mean() - kl_weight * self.divergence(posterior, z0).mean()
 
@@ -153,9 +181,10 @@ class Latent(nn.Module):
             batch: A ``Series``, or ``(observed, target)``.
             k: Draws for each series.
         """
+        check_sizes(k=k)
         observed, target = pair(batch)
         posterior = self.posterior(observed)
-        z0 = posterior.rsample(torch.Size([_count(k, "k", 1)]))
+        z0 = posterior.rsample(torch.Size([k]))
         ratio = self.prior_distribution(z0).log_prob(z0) - posterior.log_prob(z0)
         return (torch.logsumexp(self.log_likelihood(z0, target) + ratio, 0) - math.log(k)).mean()
 
@@ -164,12 +193,13 @@ class Latent(nn.Module):
 
         Args:
             observed: A ``Series``, what the encoder sees.
-            t: Times ``(T,)`` for all series, or a ``Series`` of the same series, whose times count.
+            t: Times ``(T,)`` for all series, or a ``Series`` of the same series, whose times count. They receive no
+                gradient.
             samples: Draws for each series; 0 for the posterior mean alone.
-            noise: Whether the noise of observations is drawn too.
+            noise: Whether the noise of observations is drawn too. An intensity of events has none.
         """
         posterior, t = self.posterior(observed), query(t, observed)
-        z0 = posterior.rsample(torch.Size([samples])) if _count(samples, "samples", 0) else posterior.mean.unsqueeze(0)
+        z0 = _draws(posterior, samples)
         states = self.states(z0, t)
         decoded = self.decoder(states)
         shown = self.likelihood.sample(decoded) if noise else self.likelihood.mean(decoded)
@@ -200,14 +230,18 @@ class Latent(nn.Module):
         """The distribution $q$ of the draws, batch shape ``(n,)``."""
         if not len(check_series(observed).lengths):
             raise ValueError("A batch holds at least one series, but none came. Leave out empty batches.")
-        return self.encoder(observed, self.t0)
+        found = self.encoder(observed, self.t0)
+        _check_distribution(found, "encoder", [(len(observed.lengths),)])
+        return found
 
     def prior_distribution(self, like: Tensor) -> Distribution:
-        """The prior of draws such as ``like``, ``(..., latent)``."""
+        """The prior of draws such as ``like``, ``(..., n, latent)``."""
         if self.prior is None:
             zero = like.new_zeros(like.shape[-1])
             return Independent(Normal(zero, torch.ones_like(zero), validate_args=False), 1, validate_args=False)
-        return self.prior if isinstance(self.prior, Distribution) else self.prior()
+        found: Any = self.prior if isinstance(self.prior, Distribution) else self.prior()
+        _check_distribution(found, "prior", [(), tuple(like.shape[-2:-1])], like.shape[-1])
+        return found
 
     def divergence(self, posterior: Distribution, z0: Tensor) -> Tensor:
         """Of the posterior from the prior, ``(n,)``: in closed form where there is one, else at the draws ``z0``."""
@@ -255,6 +289,18 @@ class Latent(nn.Module):
         """The weight of the divergence at this step of the training."""
         return 1.0 if self.annealing is None else float(self.annealing(int(self.step)))
 
+    def _no_share(self) -> Tensor:
+        """The loss of a process without series: zero, with a part in each mean."""
+        self.step += 1
+        nothing = torch.zeros((), device=next(self.parameters()).device)
+        for _ in range(2 + (self.classifier is not None) + (self.row_classifier is not None)):
+            mean_over_processes(nothing, nothing, training=True)
+        return tied(nothing, self)
+
+    def _mean(self, each: Tensor) -> Tensor:
+        """Over series and draws, of all processes that train together."""
+        return mean_over_processes(each.sum(), torch.tensor(each.numel(), device=each.device), training=self.training)
+
     def _with_events(self, z0: Tensor, places: Places, spans: Tensor) -> tuple[Tensor, Tensor]:
         """States at places, and the number of events to expect between the two columns of ``spans``, ``(S, n)``."""
         n, count = len(spans), len(places.times)
@@ -269,6 +315,7 @@ class Latent(nn.Module):
         """States (and integrals) of all draws in one batch, ``(*S, N, ...)``."""
         lead, n = z0.shape[:-2], z0.shape[-2]
         flat = z0.reshape(-1, z0.shape[-1])
+        _check_draws(flat, places.times, self.t0)
         y0, args = self._begun(flat)
         copies = len(flat) // n if n else 0
         _check_times(places.times, self.t0)
@@ -284,10 +331,8 @@ class Latent(nn.Module):
         return begun if isinstance(begun, tuple) else (begun, None)
 
     def _averaged(self, classifier: nn.Module, posterior: Distribution, shown: Any, samples: int) -> Tensor:
-        if not _count(samples, "samples", 0):
-            return classifier(shown(posterior.mean))
-        logits = classifier(shown(posterior.rsample(torch.Size([samples]))))
-        return torch.logsumexp(F.log_softmax(logits, -1), 0) - math.log(samples)
+        logits = classifier(shown(_draws(posterior, samples)))
+        return torch.logsumexp(F.log_softmax(logits, -1), 0) - math.log(samples) if samples else logits[0]
 
     def extra_repr(self) -> str:
         return f"t0={self.t0:g}, samples={self.samples}"
@@ -305,33 +350,25 @@ class Intensity(nn.Module):
         return self.likelihood.intensity(self.decoder(z))
 
 
-def label_loss(logits: Tensor, series: Any, of_rows: bool = False) -> Tensor:
-    """The cross-entropy of labels, averaged over those that are known and over draws.
-
-    Labels are ``(n,)``, whole numbers with -1 for unknown; or ``(n, classes)``, each 0, 1 or NaN for unknown.
-
-    Args:
-        logits: ``(S, n, classes)``.
-        series: Whose labels they are.
-        of_rows: Whether those of the rows are meant, ``(N,)`` or ``(N, classes)``.
-    """
-    labels, classes = series.row_labels if of_rows else series.labels, logits.shape[-1]
-    if labels is None:
-        raise ValueError("A classifier is trained with labels, but the series have none. Set `labels` or `row_labels`.")
-    if labels.dim() == 1 and not (labels.is_floating_point() and classes == 1):
-        numbers = class_numbers(labels, classes, series, series.rows if of_rows else None).repeat(len(logits))
-        each = F.cross_entropy(logits.flatten(0, 1), numbers, ignore_index=-1, reduction="sum")
-        return each / (numbers >= 0).sum().clamp(min=1)
-    if labels.numel() != logits[0].numel() or bool(((labels < 0) | (labels > 1)).any()):
-        raise ValueError(
-            f"`{'row_labels' if of_rows else 'labels'}` are the numbers of classes, ({logits.shape[1]},), or one label "
-            f"for each, {tuple(logits.shape[1:])}, that is 0, 1 or NaN for unknown; but shape {tuple(labels.shape)} "
-            f"with values from {float(labels.nan_to_num(0.0).min()):g} to {float(labels.nan_to_num(0.0).max()):g} came."
+def _check_distribution(found: Any, name: str, batches: list[tuple[int, ...]], latent: int | None = None) -> None:
+    """Sums over the components of a draw belong to the event; summed elsewhere, a bound would be none."""
+    if not isinstance(found, Distribution):
+        raise TypeError(
+            f"`{name}` gives a torch.distributions.Distribution, but {type(found).__name__} came. "
+            "Try Independent(Normal(mean, std), 1)."
         )
-    labels = labels.reshape(logits.shape[1:]).to(logits.dtype).expand_as(logits)
-    known = ~labels.isnan()
-    each = F.binary_cross_entropy_with_logits(logits, torch.where(known, labels, 0.0), reduction="none")
-    return torch.where(known, each, torch.zeros_like(each)).sum() / known.sum().clamp(min=1)
+    batch, event = tuple(found.batch_shape), tuple(found.event_shape)
+    if batch not in batches or len(event) != 1 or event[0] != (latent or event[0]):
+        raise ValueError(
+            f"`{name}` gives a distribution with batch shape {batches[0]} and event shape ({latent or 'latent'},), but "
+            f"{batch} and {event} came. With independent components that is Independent(Normal(mean, std), 1)."
+        )
+
+
+def _draws(posterior: Distribution, samples: int) -> Tensor:
+    """``(S, n, latent)``; for 0 samples the posterior mean alone."""
+    check_sizes(0, samples=samples)
+    return posterior.rsample(torch.Size([samples])) if samples else posterior.mean.unsqueeze(0)
 
 
 def _some(classifier: nn.Module | None, name: str) -> nn.Module:
@@ -340,10 +377,14 @@ def _some(classifier: nn.Module | None, name: str) -> nn.Module:
     return classifier
 
 
-def _count(number: Any, name: str, least: int) -> int:
-    if not isinstance(number, int) or number < least:
-        raise ValueError(f"`{name}` is a number of draws, at least {least}; {number!r} came.")
-    return number
+def _check_draws(draws: Tensor, times: Tensor, t0: float) -> None:
+    if not bool(draws.isfinite().all()):
+        far = f"{float(times.abs().max()):g}" if len(times) else "none"
+        raise ValueError(
+            "The encoder draws finite states, but some are not. Either the parameters are not finite any more, because "
+            f"gradients of the step before were not; or the times, up to {far} with t0 = {t0:g}, are too large for it. "
+            "Try series.shifted().with_time_unit(...), a smaller learning rate, or clipped gradients."
+        )
 
 
 def _check_decoded(decoded: Tensor, likelihood: Any, channels: int) -> None:
@@ -356,6 +397,11 @@ def _check_decoded(decoded: Tensor, likelihood: Any, channels: int) -> None:
 
 
 def _check_times(times: Tensor, t0: float) -> None:
+    if times.requires_grad:
+        raise ValueError(
+            "Times of a latent model receive no gradient: they are sorted, and many are solved together. Ask for "
+            "t.detach(); for the derivative by time solve the draws, model.dynamics.solve(prediction.z0[0], t)."
+        )
     if len(times) and float(times.min()) < t0:
         raise ValueError(
             f"States are solved forwards from `t0` = {t0:g}, but the earliest time is {float(times.min()):g}. "

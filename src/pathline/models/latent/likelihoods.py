@@ -11,6 +11,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pathline.data.series.checking import name_of
+from pathline.models.sizes import check_sizes
+
+
+def check_likelihood(likelihood: Any) -> Any:
+    """``likelihood``, if it is one.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if isinstance(likelihood, type) or not callable(getattr(likelihood, "log_prob", None)):
+        came = likelihood.__name__ if isinstance(likelihood, type) else repr(likelihood)
+        raise TypeError(
+            f"`likelihood` is an object with `log_prob`, such as likelihoods.Gaussian(0.1), but {came} came. "
+            "There are Gaussian, Bernoulli, Poisson and Both in pathline.models.likelihoods."
+        )
+    return likelihood
+
+
+def likelihood_or_usual(likelihood: Any) -> Any:
+    """``likelihood`` of a latent model, for None values with normal noise whose scale is learned."""
+    return check_likelihood(Gaussian(0.1, learn=True) if likelihood is None else likelihood)
 
 
 class Gaussian(nn.Module):
@@ -18,11 +39,14 @@ class Gaussian(nn.Module):
 
     Args:
         scale: $\sigma$: one for all channels, or a sequence of one for each.
-        learn: Whether it is trained; one scale for each of ``channels``, else a common one.
-        channels: Number of channels with a scale of their own.
+        learn: Whether it is trained, beginning with ``scale``; one for each of ``channels``, else a common one.
+        channels: Number of channels with a scale of their own, where ``scale`` is one number.
+
+    Attributes:
+        scale: What it is now, ``(1,)`` or ``(channels,)``.
 
     Raises:
-        ValueError: A scale that isn't positive.
+        ValueError: A scale that isn't positive and finite, or scales of another number than ``channels``.
 
     Example:
         >>> import torch
@@ -32,17 +56,27 @@ class Gaussian(nn.Module):
         torch.Size([3, 2])
     """
 
+    stored_as = {"scale": "start"}
+
     def __init__(self, scale: float | Sequence[float] = 0.01, learn: bool = False, channels: int = 1) -> None:
         super().__init__()
+        check_sizes(channels=channels)
         start = torch.as_tensor(scale, dtype=torch.get_default_dtype())
-        if not bool((start > 0).all()) or start.dim() > 1:
+        if not bool(((start > 0) & start.isfinite()).all()) or start.dim() > 1:
             raise ValueError(f"`scale` is a positive number, or one for each channel; {scale!r} came.")
-        self.scale, self.learn, self.channels = scale, learn, channels
+        if start.dim() and channels not in (1, len(start)):
+            raise ValueError(f"`scale` holds {len(start)} numbers for channels={channels}. Leave `channels` out.")
+        self.start, self.learn, self.channels = scale, learn, channels
         log_scale = start.log().expand(channels).clone() if start.dim() == 0 else start.log()
         if learn:
             self.log_scale = nn.Parameter(log_scale)
         else:
             self.register_buffer("log_scale", log_scale)
+
+    @property
+    def scale(self) -> Tensor:
+        """The standard deviation as it is now, ``(1,)`` or ``(channels,)``."""
+        return self.log_scale.exp()
 
     def outputs(self, channels: int) -> int:
         """Numbers that the decoder gives for so many channels."""
@@ -50,21 +84,29 @@ class Gaussian(nn.Module):
 
     def log_prob(self, decoded: Tensor, values: Tensor) -> Tensor:
         """Of each value, in the shape of ``values``, ``(..., D)``."""
-        log_scale = self.log_scale.to(decoded.dtype)
-        if log_scale.numel() not in (1, values.shape[-1]):
-            raise ValueError(
-                f"Gaussian has one scale, or one for each channel, but it was built with {log_scale.numel()} and the "
-                f"series have {values.shape[-1]} channels."
-            )
+        log_scale = self._fitting(values.shape[-1]).to(decoded.dtype)
         return -0.5 * (((values - decoded) * (-log_scale).exp()) ** 2 + math.log(2 * math.pi)) - log_scale
 
     def mean(self, decoded: Tensor) -> Tensor:
         """The expected values."""
         return decoded
 
+    def extra_repr(self) -> str:
+        shown = ", ".join(f"{scale:.4g}" for scale in self.scale.tolist())
+        return f"scale={shown}, learn={self.learn}"
+
     def sample(self, decoded: Tensor) -> Tensor:
         """Values as they might be observed."""
-        return decoded + self.log_scale.to(decoded.dtype).exp() * torch.randn_like(decoded)
+        log_scale = self._fitting(decoded.shape[-1]).to(decoded.dtype)
+        return decoded + log_scale.exp() * torch.randn_like(decoded)
+
+    def _fitting(self, channels: int) -> Tensor:
+        if self.log_scale.numel() not in (1, channels):
+            raise ValueError(
+                f"Gaussian has one scale, or one for each channel, but it was built with {self.log_scale.numel()} and "
+                f"the series have {channels} channels."
+            )
+        return self.log_scale
 
 
 class Bernoulli(nn.Module):
@@ -186,6 +228,9 @@ class Both(nn.Module):
         values: A likelihood of values, such as `Gaussian`.
         events: A `Poisson`, with one intensity for each channel.
 
+    Raises:
+        TypeError: Parts that are no such likelihoods.
+
     References:
         Y. Rubanova, R. T. Q. Chen, D. Duvenaud (2019), Latent ordinary differential equations for irregularly-sampled
         time series.
@@ -193,6 +238,12 @@ class Both(nn.Module):
 
     def __init__(self, values: nn.Module, events: Poisson) -> None:
         super().__init__()
+        check_likelihood(values)
+        if not hasattr(events, "spans") or hasattr(values, "spans"):
+            raise TypeError(
+                "Both(values, events) takes a likelihood of values and then a Poisson, but "
+                f"{type(values).__name__} and {type(events).__name__} came. Try Both(Gaussian(0.1), Poisson(window))."
+            )
         self.values: Any = values
         self.events = events
 

@@ -1,4 +1,4 @@
-"""Rows of a batch of series as models read them: without those at which nothing was observed."""
+"""Rows of a batch of series as models read them: without those that say nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from pathline.models.batches import rows_read
 
 
 class Rows(NamedTuple):
@@ -30,16 +32,16 @@ class Rows(NamedTuple):
     kept: Tensor
 
 
-def observed_rows(series: Any, dtype: torch.dtype | None = None) -> Rows:
+def observed_rows(series: Any, dtype: torch.dtype | None = None, *, inputs: int = 0) -> Rows:
     """The rows at which something was observed.
 
     Args:
         series: A ``Series``.
         dtype: Of the values; by default their own.
+        inputs: How many known inputs are read too; where there are any, all rows count.
     """
-    mask = series.mask
-    kept = mask.any(-1)
-    mask, rows = mask[kept], series.rows[kept]
+    kept = rows_read(series, inputs)
+    mask, rows = series.mask[kept], series.rows[kept]
     values = series.values[kept]
     values = torch.where(mask, values, torch.zeros_like(values)).to(dtype or values.dtype)
     lengths = torch.bincount(rows, minlength=len(series.lengths))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from torch.distributions import Independent, Normal
 
 from pathline import fields
 from pathline.data import Series
-from pathline.models import Latent, LatentODE, NeuralODE, RNNEncoder, annealing, likelihoods, load, save
+from pathline.models import GOKU, Latent, LatentODE, NeuralODE, RNNEncoder, annealing, likelihoods, load, save
 
 NAN = float("nan")
 LENGTHS = torch.tensor([4, 2, 5])
@@ -468,6 +469,47 @@ def test_dynamics_may_be_anything_that_moves_a_state(series):
         counting.loss(series)
 
 
+def test_the_usual_likelihood_is_one(series):
+    """Normal noise whose size is learned, whichever of the constructors is asked."""
+    known = GOKU(2, fields.Pendulum(), nn.Linear(2, 2), unknown=["length"], size=2)
+    for model in (small(), Latent(RNNEncoder(2, 4), fields.MLP(4), nn.Linear(4, 2)), known):
+        assert model.likelihood.log_scale.requires_grad
+        assert model.likelihood.scale.tolist() == pytest.approx([0.1])
+        model.loss(series).backward()
+        assert bool((model.likelihood.log_scale.grad != 0).all())
+
+
+def test_on_clocks_of_their_own_series_do_not_depend_on_their_batch(series):
+    model = small(clock="per-sample").double()
+    alone = series[1:2]
+    z0 = torch.randn(1, len(series.lengths), 3, dtype=torch.float64)
+    together = model.states(z0, series)[0, series.rows == 1]
+    assert torch.allclose(together, model.states(z0[:, 1:2], alone)[0], atol=1e-13)
+
+
+def test_a_forward_pass_is_one_trajectory_or_a_mean_of_some(series):
+    model, times = small(), torch.linspace(0, 1, 4)
+    assert torch.equal(model(series, times, 0), model.predict(series, times, 0).mean)
+    assert not torch.equal(model(series, times), model(series, times))
+
+
+def test_times_receive_no_gradient(series):
+    model = small()
+    for t in (torch.linspace(0, 1, 4, requires_grad=True), torch.ones(1, dtype=torch.float64, requires_grad=True)):
+        with pytest.raises(ValueError, match=r"Times of a latent model receive no gradient.*t.detach\(\)"):
+            model.predict(series, t)
+    prediction = model.predict(series, t.detach(), 1)
+    times = torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    model.dynamics.solve(prediction.z0[0], times).ys.sum().backward()  # as the message says
+    assert bool((times.grad != 0).all())
+
+
+def test_noise_has_one_size_for_each_channel(series):
+    model = small(likelihood=likelihoods.Gaussian([0.1, 0.2, 0.3]))
+    with pytest.raises(ValueError, match="built with 3 and the series have 2 channels"):
+        model.predict(series, [1.0], noise=True)
+
+
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
@@ -478,6 +520,11 @@ def test_dynamics_may_be_anything_that_moves_a_state(series):
         (lambda: Latent(len, fields.MLP(2), len, 3), TypeError, "`likelihood` is an object.* but 3 came"),
         (lambda: small(encoder=RNNEncoder(2, 5)), ValueError, "the encoder's draws, 5, but 3 came. Use latent=5"),
         (lambda: small(annealing=0.5), TypeError, "`annealing` is a function of the step, but 0.5 came"),
+        (lambda: annealing.Constant(NAN), ValueError, "`weight` is a weight, 0 or more, but nan came"),
+        (lambda: annealing.Linear(5, start=-1.0), ValueError, "`start` is a weight, 0 or more, but -1.0 came"),
+        (lambda: annealing.Exponential(end=math.inf), ValueError, "`end` is a weight, 0 or more, but inf came"),
+        (lambda: likelihoods.Gaussian(math.inf), ValueError, "`scale` is a positive number"),
+        (lambda: likelihoods.Gaussian([0.1, 0.2], channels=3), ValueError, "`scale` holds 2 numbers for channels=3"),
         (lambda: small(prior="normal"), TypeError, "`prior` is a distribution, .* but 'normal' came"),
         (lambda: small(t0=NAN), ValueError, "`t0` is a time, but nan came"),
         (

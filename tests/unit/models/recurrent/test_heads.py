@@ -223,6 +223,20 @@ def test_a_readout_of_another_size_is_refused():
         Classifier(made("gru"), 3, readout=nn.Linear(4, 2)).double().predict(series)
 
 
+def test_the_noise_is_where_one_reads_it(tmp_path):
+    learned, fixed = Forecaster(made("gru"), scale="learn"), Forecaster(made("gru"), scale=0.3, feedback=True)
+    assert Forecaster(made("gru")).scale is None
+    with torch.no_grad():
+        learned.log_scale += torch.tensor([0.0, 1.0])
+    for model, scale in ((learned, [1.0, math.e]), (fixed, [0.3])):
+        assert model.scale.reshape(-1).tolist() == pytest.approx(scale)
+        again = load(save(model, tmp_path / str(len(scale))))
+        assert torch.equal(again.scale, model.scale)
+        assert repr(again) == repr(model)
+    assert "scale=1, 2.718, learn=True" in repr(learned)
+    assert "scale=0.3, learn=False, feedback=True" in repr(fixed)
+
+
 def test_a_scale_is_a_scale():
     with pytest.raises(ValueError, match=r"`scale` is None, \"learn\" or a positive standard deviation, but -1 came"):
         Forecaster(made("gru"), scale=-1)
