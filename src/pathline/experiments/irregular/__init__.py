@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pathline.data import Series
+from pathline.data import Series, growing
 from pathline.experiments.irregular import figures, identities, truths
 from pathline.experiments.irregular.config import Config
 from pathline.experiments.irregular.models import LABELS, LATENT, build
-from pathline.experiments.irregular.tasks import POINTS, Split, Task, errors, split
+from pathline.experiments.irregular.tasks import POINTS, SPAN, Split, Task, errors, split
 from pathline.experiments.spec import check_at_least
 from pathline.models import Forecaster, Latent
 from pathline.train import Run
@@ -47,6 +47,9 @@ def fitted(name: str, task: Task, data: Split, config: Config, run: Run) -> Fore
     model = build(name, config, feedback=task.name == "extrapolation").to(run.device)
     latent = name in LATENT
     steps = config.latent_steps if latent else config.steps
+    batches = task.batches(data.train, config.latent_batch if latent else config.batch, run.seed)
+    if latent:
+        batches = growing(batches, SPAN, config.growing * steps)
     run.fit(
         f"{name}-{task}",
         model,
@@ -56,7 +59,7 @@ def fitted(name: str, task: Task, data: Split, config: Config, run: Run) -> Fore
         schedule="cosine",
         # The bound is a sum over the points, in units of the variance of the likelihood.
         clip=config.clip * POINTS / config.scale**2 if latent else config.clip,
-        batches=task.batches(data.train, config.latent_batch if latent else config.batch, run.seed),
+        batches=batches,
         evaluate=lambda model: errors(task, model, data.validation, run.seed)["all"],
         evaluate_every=max(1, steps // 15),
         restore_best=True,

@@ -41,12 +41,18 @@ class Config:
     """Their learning rate, likewise."""
     annealed: float = 0.3
     """Share of their updates during which the weight of the divergence grows from 0 to 1."""
+    growing: float = 0.3
+    """Share of their updates during which the part of the span that they have to explain grows from a fifth to all."""
     clip: float = 1.0
     """Largest norm of the gradient, where the loss is the error of a point."""
 
+    def __post_init__(self) -> None:
+        if not self.fractions or not all(0.0 < fraction <= 1.0 for fraction in self.fractions):
+            raise ValueError(f"`fractions` are one or more shares above 0 and up to 1, but {self.fractions} came.")
+
 
 PRESETS: dict[str, dict[str, object]] = {
-    "table": {"fractions": (0.1, 0.2, 0.3, 0.5), "steps": 1500, "latent_steps": 2500},
+    "table": {"fractions": (0.1, 0.2, 0.3, 0.5)},
     "tiny": {
         "series": 40,
         "batch": 10,

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 FANS = (
     "Extrapolation: filled points are shown, hollow ones are asked for. Median of 200 draws, with bands that contain "
-    "50 % and 90 % of them; dashed is the wave without noise."
+    "50 % and 90 % of them; dashed is the wave without noise. The latent ODE answers at any time, the RNN-VAE at those "
+    "it was trained on."
 )
 STEPS = "One step ahead: what two models expect at each moment, from the filled points before it. Each point is a jump."
 ERRORS = "Mean square error on the test series by the share of points that is shown."
@@ -37,11 +38,12 @@ STYLES = {
 
 
 def fans(models: Mapping[str, Latent], series: Series, shown: Series, numbers: Sequence[int] = (0, 1, 2)) -> Figure:
-    """A row a model, a column a series; at the times of training, on which the RNN-VAE depends."""
+    """A row a model, a column a series; the RNN-VAE, which depends on them, at the times of training."""
     figure = Figure(figsize=(9.0, 4.4), layout="constrained")
     grid = figure.subplots(len(models), len(numbers), sharex=True, sharey=True, squeeze=False)
-    t, fine = series[0].times, torch.linspace(0.0, SPAN, 401, dtype=torch.float64, device=series.device)
+    fine = torch.linspace(0.0, SPAN, 401, dtype=torch.float64, device=series.device)
     for panels, (name, model) in zip(grid, models.items(), strict=True):
+        t = series[0].times if name == "rnn_vae" else fine
         with torch.no_grad():
             prediction = model.predict(shown, t, samples=200)
         for panel, number in zip(panels, numbers, strict=True):

@@ -60,7 +60,7 @@ def still_field(series: Series) -> float:
 def flow_between(series: Series, generator: torch.Generator) -> float:
     """The state at times without an observation, and the exact flow from the observation before."""
     matrix = 0.3 * torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64)
-    model = with_cell(GRU(2, SIZE).double(), matrix, method="rk4", steps=64)
+    model = with_cell(GRU(2, SIZE).double(), matrix, method="rk4", steps=256)
     states, worst = model(series), 0.0
     for number in range(len(series)):
         rows = torch.arange(int(series.offsets[number]), int(series.offsets[number + 1]))
