@@ -30,7 +30,7 @@ def mean_over_processes(total: Tensor, count: Tensor, *, training: bool) -> Tens
     would count for more; so in training all have to ask together, as they do for the gradients.
     """
     if together(training=training):
-        count = count.double()
+        count = count.to(torch.float64, copy=True)
         torch.distributed.all_reduce(count)
         world = torch.distributed.get_world_size()
         return total / (count.clamp_min(1) / world).to(total.dtype)
