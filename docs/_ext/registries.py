@@ -1,9 +1,9 @@
 """Tables and figures that are written by the package itself, so that no page can fall behind it.
 
 ``{methods}`` lists the registry of solvers (or those of a ``:kind:``), ``{experiments}`` the published systems,
-``{results} NAME`` the committed numbers of one of them, ``{command} ARGUMENTS`` what the command line prints,
-``{enright-pryce}`` and ``{stiff}`` the accuracy on record, ``{energy} SECTION`` what is preserved, and
-``{benchmarks} SECTION``, ``{contenders} TASK`` and ``{profile}`` the speed.
+``{results} NAME`` the committed numbers of one of them, ``{shares}`` those of `irregular` by the share of points shown,
+``{command} ARGUMENTS`` what the command line prints, ``{enright-pryce}`` and ``{stiff}`` the accuracy on record,
+``{energy} SECTION`` what is preserved, and ``{benchmarks} SECTION``, ``{contenders} TASK`` and ``{profile}`` the speed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import pathline
 from pathline.experiments import experiments
+from pathline.experiments.irregular.models import LABELS
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -138,6 +139,34 @@ def results_nodes(summary: dict[str, Any]) -> list[nodes.Node]:
         f"torch {summary['versions'].get('torch', '')}."
     ).replace("`", "")
     return [nodes.paragraph("", made), table(head, rows, numeric=range(1, len(head) - 1))]
+
+
+class Shares(SphinxDirective):
+    """The errors of `irregular` by the share of points shown, a table for each of its two tasks."""
+
+    def run(self) -> list[nodes.Node]:
+        path = RESULTS / "irregular-table.json"
+        self.env.note_dependency(str(path))
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        seeds = ", ".join(map(str, summary["seeds"]))
+        made = (
+            f"Mean square errors, recorded on {summary['date']} by pathline reproduce irregular --preset table: mean "
+            f"and spread of the seeds {seeds}, torch {summary['versions'].get('torch', '')}."
+        )
+        found: list[nodes.Node] = [nodes.paragraph("", made)]
+        for task in ("interpolation", "extrapolation"):
+            head, rows = shares_table(summary["metrics"], task)
+            found.append(table(head, rows, numeric=range(1, len(head))))
+        return found
+
+
+def shares_table(metrics: dict[str, Any], task: str) -> tuple[list[str], list[list[str]]]:
+    shares = [name.rsplit("_", 1)[1] for name in metrics if name.startswith(f"rnn_dt_{task}_")]
+    rows = []
+    for model, label in LABELS.items():
+        each = [metrics[f"{model}_{task}_{share}"] for share in shares]
+        rows.append([label, *(f"{one['mean']:.4f} ± {one['sd']:.4f}" for one in each)])
+    return [task, *(f"{share} %" for share in shares)], rows
 
 
 def judgement(bound: dict[str, Any] | None) -> list[str]:
@@ -371,6 +400,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("methods", Methods)
     app.add_directive("experiments", Experiments)
     app.add_directive("results", Results)
+    app.add_directive("shares", Shares)
     app.add_directive("command", Command)
     app.add_directive("enright-pryce", EnrightPryce)
     app.add_directive("energy", Energy)

@@ -188,6 +188,7 @@ def _point(problem: Problem, t: Any, y: Tensor, args: Any, degree: int, samples:
     term = problem.term if samples is None else problem.term.select(samples)
     with torch.no_grad():
         slope = term.rate(t, y, args) if problem.solver.needs != "contract" else torch.zeros_like(y)
+    slope = torch.where(slope.isfinite(), slope, 0.0)  # zero times NaN is NaN, and the state is one without a rate
     return torch.stack([y, slope, *[torch.zeros_like(y)] * (degree - 2)])
 
 

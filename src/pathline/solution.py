@@ -68,12 +68,12 @@ class Solution:
         """
         return self.unravel(self._curve()(t, after=after))
 
-    def derivative(self, t: Tensor | float, *, after: bool = False) -> Any:
-        """The derivative of the dense output at ``t``, shaped like ``solution(t)``; at a jump the one before it.
+    def derivative(self, t: Tensor | float, *, after: bool = True) -> Any:
+        """The derivative of the dense output at ``t``, shaped like ``solution(t)``.
 
         Args:
             t: as for ``solution(t)``.
-            after: at a jump, of the state or of its rate, the derivative behind it.
+            after: at a jump, of the state or of its rate, the derivative behind it; False for the one before.
         """
         return self.unravel(self._curve().derivative(t, after=after))
 

@@ -166,7 +166,10 @@ def own_events(f: Any, ends: Any, args: Any, rate: Callable[..., Any] | None) ->
     span = torch.stack([torch.as_tensor(t, dtype=torch.float64).detach() for t in ends])
     found: dict[Any, Any] = {}
     for own in tellers:
-        found |= own(span, unwrapped(args, None), rate)
+        told = own(span, unwrapped(args, None), rate)
+        for name in found.keys() & told.keys():
+            raise ValueError(f"Two parts of the field bring events of the name {name!r} along. Rename one of them.")
+        found |= told
     return found
 
 

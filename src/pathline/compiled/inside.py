@@ -49,7 +49,7 @@ def _traceable(solver: Any, f: Any, y0: Any, t: Any, options: dict[str, Any]) ->
         return False
     if not isinstance(f, nn.Module | ODE | types.FunctionType):
         return False
-    if options["args"] is not None and hasattr(f.f if isinstance(f, ODE) else f, "own_events"):
+    if hasattr(f.f if isinstance(f, ODE) else f, "own_events"):
         return False
     if not all(options[name] == plain for name, plain in _PLAIN.items()):
         return False

@@ -9,8 +9,8 @@ from torch import Tensor
 class PiecewisePolynomial:
     """``x(t) = sum_j c_kj theta^j`` with ``theta = (t - t_k) / (t_(k+1) - t_k)`` for t between knots k and k + 1.
 
-    At a knot where the curve jumps, the value is that of the later piece (in the direction of the knots), or of the
-    earlier one with ``after=False``. A derivative is that of the earlier one, unless ``after=True``.
+    At a knot where the curve or its derivative jumps, both are those of the later piece (in the direction of the
+    knots), or of the earlier one with ``after=False``.
 
     Args:
         knots: ``(pieces + 1,)``, strictly monotone, either direction; a last piece of no length is what lies behind a
@@ -32,15 +32,15 @@ class PiecewisePolynomial:
         """The curve at ``t``: ``(*t.shape, *shape)``."""
         return self._evaluate(t, after, order=0)
 
-    def derivative(self, t: Tensor | float, *, after: bool = False) -> Tensor:
+    def derivative(self, t: Tensor | float, *, after: bool = True) -> Tensor:
         """Its derivative with respect to t, of the same shape."""
         return self._evaluate(t, after, order=1)
 
     def _evaluate(self, t: Tensor | float, after: bool, order: int) -> Tensor:
         knots = self.knots
         t = torch.as_tensor(t, dtype=knots.dtype if not isinstance(t, Tensor) else None, device=knots.device)
+        piece = self._piece(_ended(t.detach().reshape(-1), knots[-1].detach()), after)
         flat = t.reshape(-1).to(knots.dtype)
-        piece = self._piece(flat.detach(), after)
         left, width = knots[piece], knots[piece + 1] - knots[piece]
         width = torch.where(width == 0, torch.ones_like(width), width)  # a curve of one point
         theta = ((flat - left) / width).unsqueeze(-1)
@@ -106,14 +106,13 @@ class RowPiecewise:
         """The curves at ``t``, a number or ``(..., batch)``: ``(..., batch, *shape)``."""
         return self._evaluate(t, after, order=0)
 
-    def derivative(self, t: Tensor | float, *, after: bool = False) -> Tensor:
+    def derivative(self, t: Tensor | float, *, after: bool = True) -> Tensor:
         """Their derivatives with respect to t, of the same shape."""
         return self._evaluate(t, after, order=1)
 
     def _evaluate(self, t: Tensor | float, after: bool, order: int) -> Tensor:
         batch = len(self.counts)
         t = torch.as_tensor(t, dtype=None if isinstance(t, Tensor) else self.knots.dtype, device=self.knots.device)
-        t = t.to(self.knots.dtype)
         if t.dim() and t.shape[-1] not in (1, batch):
             raise ValueError(
                 f"Times for {batch} samples are a number or (..., {batch}), the samples last; they have shape "
@@ -121,7 +120,8 @@ class RowPiecewise:
             )
         t = t.expand(*t.shape[:-1], batch) if t.dim() else t.expand(batch)
         flat = t.reshape(t.shape[:-1].numel(), batch).T  # (batch, n)
-        piece = self._piece(flat.detach().contiguous(), after)
+        piece = self._piece(_ended(flat.detach(), self.knots[:, -1:].detach()).contiguous(), after)
+        flat = flat.to(self.knots.dtype)
         left, width = self.start[piece], self.end[piece] - self.start[piece]
         width = torch.where(width == 0, torch.ones_like(width), width)
         theta = ((flat - left) / width).unsqueeze(-1)
@@ -148,3 +148,9 @@ class RowPiecewise:
             )
         found = torch.searchsorted(keys, ahead, right=after) - 1
         return self.offset[:, None] + torch.minimum(found.clamp(min=0), (self.counts - 1)[:, None])
+
+
+def _ended(t: Tensor, end: Tensor) -> Tensor:
+    """Times in the precision of the knots, where a last time that came rounded is the last time."""
+    exact = t.to(end.dtype)
+    return torch.where(t == end.to(t.dtype), end, exact) if t.is_floating_point() else exact

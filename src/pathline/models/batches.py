@@ -76,7 +76,7 @@ def pair(batch: Any) -> tuple[Any, Any]:
     if len(batch) != 2:
         raise ValueError(f"A batch is a Series or a pair (observed, target), but {len(batch)} parts came.")
     observed, target = map(check_series, batch)
-    check_same(observed, target, "target")
+    _check_same(observed, target, "target")
     if not same(observed.scaling, target.scaling):
         raise ValueError(
             "A pair (observed, target) is standardised alike, but only one of both is, or each by numbers of its own. "
@@ -85,7 +85,7 @@ def pair(batch: Any) -> tuple[Any, Any]:
     return observed, target
 
 
-def check_same(observed: Any, other: Any, name: str) -> None:
+def _check_same(observed: Any, other: Any, name: str) -> None:
     """Both hold the same series and channels on the same clock, as far as ids, names and origins say.
 
     Raises:
@@ -144,7 +144,7 @@ def query(t: Any, observed: Any) -> Any:
         ValueError: Times of another shape, times that are not finite, or other series.
     """
     if hasattr(t, "lengths"):
-        check_same(observed, t, "t")
+        _check_same(observed, t, "t")
         return t
     try:
         times = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)

@@ -28,7 +28,7 @@ def observations(
     Args:
         series: The series.
         axes: Where to draw; the current axes of pyplot if omitted.
-        number: Which of the series.
+        number: Which of the series, by number or id.
         channel: Which of its channels, by number or name.
         **marks: Options of ``axes.plot``.
 
@@ -42,7 +42,7 @@ def observations(
         >>> axes = observations(sinusoids(4, 30), Figure().subplots(), number=2)
     """
     axes = on_axes(axes)
-    one, column = series[number], _column(series, channel)
+    one, column = series[_number(series, number)], _column(series, channel)
     seen = one.mask[:, column]
     style: dict[str, Any] = {"marker": "o", "linestyle": "", "color": INK, "markersize": 4, "zorder": 5} | marks
     axes.plot(array(one.times[seen]), array(one.values[seen, column]), **style)
@@ -68,8 +68,8 @@ def fan(
             latent model at shared times. Samples ``(S, T)`` of a single curve pass as they are.
         t: The times, ``(T,)``.
         axes: Where to draw; the current axes of pyplot if omitted.
-        number: Which of the series.
-        channel: Which of its channels.
+        number: Which of the series, a number.
+        channel: Which of its channels, a number.
         levels: The share of the samples that each band contains, between 0 and 1.
         color: Of line and bands.
         **line: Options of ``axes.plot`` for the median.
@@ -110,7 +110,7 @@ def forecast(
     truth: tuple[Tensor, Tensor] | None = None,
     later: Series | None = None,
     since: float | None = None,
-    number: int = 0,
+    number: int | str = 0,
     channel: int | str = 0,
     levels: Sequence[float] = (0.5, 0.9),
     color: str = PALETTE[0],
@@ -126,7 +126,7 @@ def forecast(
         truth: Times ``(K,)`` and the true curve there, ``(K,)``, drawn dashed.
         later: Observations that the model was not given, drawn hollow.
         since: Where the forecast begins; the rest is shaded.
-        number: Which of the series.
+        number: Which of the series, by number or id.
         channel: Which of its channels, by number or name.
         levels: As for :func:`fan`.
         color: As for :func:`fan`.
@@ -146,7 +146,7 @@ def forecast(
         ...     series.before(2.5), samples, t, Figure().subplots(), later=series.after(2.5), since=2.5
         ... )
     """
-    axes, channel = on_axes(axes), _column(observed, channel)
+    axes, number, channel = on_axes(axes), _number(observed, number), _column(observed, channel)
     if since is not None:
         axes.axvspan(since, float(t[-1]), color="#EEEEEE", zorder=0)
     if truth is not None:
@@ -158,6 +158,15 @@ def forecast(
             later, axes, number=number, channel=channel, markerfacecolor="white", markeredgewidth=0.8, label="not shown"
         )
     return observations(observed, axes, number=number, channel=channel, label="observed")
+
+
+def _number(series: Series, number: int | str) -> int:
+    names = [] if series.ids is None or not isinstance(number, str) else series.ids.tolist()
+    if isinstance(number, str) and number in names:
+        return names.index(number)
+    if isinstance(number, str) or not -len(series) <= number < len(series):
+        raise ValueError(f"`number` is that of one of {len(series)} series, or its id, but {number!r} came.")
+    return number
 
 
 def _column(series: Series, channel: int | str) -> int:
@@ -174,6 +183,9 @@ def _column(series: Series, channel: int | str) -> int:
 
 def _curves(prediction: Any, t: Tensor, number: int, channel: int) -> np.ndarray:
     """The samples of one curve, ``(S, T)``."""
+    for name, value in (("number", number), ("channel", channel)):
+        if isinstance(value, str):
+            raise TypeError(f"`{name}` is a number, since samples have no names, but {value!r} came. Use `forecast`.")
     samples = torch.as_tensor(getattr(prediction, "samples", prediction)).detach()
     if samples.dim() == 4:
         samples = samples[:, :, number, channel]

@@ -475,12 +475,12 @@ def test_rows_and_curve_have_one_side_at_a_jump(clock, sign, when, gradient):
     torch.testing.assert_close(solution(places).flatten(), exact, rtol=1e-8, atol=0.0)
     (slope,) = torch.autograd.grad(solution(places).sum(), y0)
     assert float(slope) == pytest.approx(float(exact.sum()), rel=1e-8)
-    behind = solution.derivative(places, after=True).flatten()
+    behind = solution.derivative(places).flatten()
     torch.testing.assert_close(behind, exact, rtol=1e-6, atol=0.0)
     if when:
         before = solution(sign * when, after=False)
         assert before.item() == pytest.approx(math.exp(sign * when), rel=1e-8)
-        assert solution.derivative(sign * when).item() == pytest.approx(math.exp(sign * when), rel=1e-6)
+        assert solution.derivative(sign * when, after=False).item() == pytest.approx(math.exp(sign * when), rel=1e-6)
 
 
 @both_clocks
@@ -777,3 +777,26 @@ def test_without_gradients(clock):
             solution = run(clock, event)
         assert times_of(solution.events[0]) == pytest.approx([0.7, 1.4])
         assert not solution.ys.requires_grad
+
+
+@both_clocks
+def test_the_curve_ends_where_the_solve_does_whatever_its_precision(clock):
+    """The time at which a terminal event ends a solve comes rounded to the state's precision, and is the end all the same."""
+    for k in range(1, 20):
+        event = (
+            Event(crossing=lambda t, y, k=k: (y - 0.05 * k).squeeze(-1), reset=lambda t, y: y - 5.0, terminal=True)
+            if clock == "per-sample"
+            else Event(crossing=lambda t, y, k=k: (y - 0.05 * k).squeeze(), reset=lambda t, y: y - 5.0, terminal=True)
+        )
+        solution = pathline.solve(
+            lambda t, y: torch.ones_like(y), torch.zeros(1, 1), (0.0, 2.0), events=event, clock=clock,
+            save=Save(dense=True),
+        )  # fmt: skip
+        assert torch.equal(solution(solution.t1).reshape(1, 1), solution.y1)
+
+
+def test_a_state_where_no_rate_is_ends_a_curve():
+    event = Event(crossing=lambda t, y: y.squeeze() - 1.0, reset=lambda t, y: y - 2.0, terminal=True)
+    f = lambda t, y: torch.where(y < 0, torch.nan, torch.ones_like(y))  # noqa: E731
+    solution = pathline.solve(f, torch.zeros(1, 1, dtype=D), (0.0, 2.0), events=event, save=Save(dense=True))
+    torch.testing.assert_close(solution(solution.t1), solution.y1)

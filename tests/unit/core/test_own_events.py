@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pathline import Event, solve
+from pathline import Event, Sum, solve
 
 
 class Switched(torch.nn.Module):
@@ -39,3 +39,29 @@ def test_a_solve_that_is_traced_knows_of_them():
 
     Switched.shared = Switched()
     torch.testing.assert_close(torch.compile(end, backend="eager")(torch.zeros(2, 1)), torch.full((2, 1), 11.5))
+
+
+class Kicked(torch.nn.Module):
+    """Decays, and jumps at a time that it knows without ``args``."""
+
+    def forward(self, t, y):
+        return -y
+
+    def own_events(self, span, args, rate):
+        return {"kick": Event(at=[0.5], reset=lambda t, y: y + 1.0)}
+
+
+def test_events_that_need_no_args_are_traced_too():
+    field, t = Kicked(), torch.linspace(0.0, 1.0, 5)
+
+    def end(y):
+        return solve(field, y, t, method="rk4").y1
+
+    expected = end(torch.ones(2, 1))
+    assert expected[0, 0] == pytest.approx(0.9744, abs=1e-3)
+    torch.testing.assert_close(torch.compile(end, backend="eager")(torch.ones(2, 1)), expected)
+
+
+def test_two_parts_that_tell_under_one_name_are_refused():
+    with pytest.raises(ValueError, match="Two parts of the field bring events of the name 'kick'"):
+        solve(Sum(Kicked(), Kicked()), torch.ones(2, 1), (0.0, 1.0), method="kencarp4")

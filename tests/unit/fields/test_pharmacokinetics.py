@@ -134,18 +134,38 @@ def test_times_that_differ_by_rounding_are_one_moment():
     assert solve(OneCompartment(), torch.zeros(2), torch.tensor([0.1, 0.5]), args={"doses": first}).ys[0, 0] == 10.0
 
 
-def test_a_solve_is_continued_by_what_comes_since():
+def test_a_solve_is_continued_by_what_comes_later():
     args = {
         "doses": Doses(of(0.0, 6.0), of(100.0, 50.0)),
         "infusions": Infusions(of(1.0, 2.0, 7.0), of(30.0, 20.0, 10.0), of(2.0, 4.0, 1.0)),
     }
     field, y0 = OneCompartment(dtype=DOUBLE), torch.zeros(2, dtype=DOUBLE)
     halfway = solve(field, y0, (0.0, 4.0), args=args, **TIGHT).y1
-    later = {name: given.since(4.0) for name, given in args.items()}
+    later = {name: given.later_than(4.0) for name, given in args.items()}
     end = solve(field, halfway, (4.0, 12.0), args=later, **TIGHT).y1
     torch.testing.assert_close(end, solve(field, y0, (0.0, 12.0), args=args, **TIGHT).y1, rtol=1e-8, atol=1e-8)
-    each = Doses(of([0.0, 6.0], [0.0, 6.0]), of([1.0, 2.0], [3.0, 4.0])).since(of(4.0, 7.0))
+    each = Doses(of([0.0, 6.0], [0.0, 6.0]), of([1.0, 2.0], [3.0, 4.0])).later_than(of(4.0, 7.0))
     assert each.amounts.tolist() == [[0.0, 2.0], [0.0, 0.0]]
+    shared = Doses(of(0.0, 6.0), of(1.0, 2.0)).later_than(of(4.0, 7.0))
+    assert shared.amounts.tolist() == [[0.0, 2.0], [0.0, 0.0]]
+    assert solve(field, torch.zeros(2, 2, dtype=DOUBLE), (4.0, 7.0), args={"doses": shared}).y1[0].sum() > 1.5
+
+
+@pytest.mark.parametrize("at", [6.0, 12.3])  # the second is another number in float32
+@pytest.mark.parametrize("clock", ["shared", "per-sample"])
+def test_a_dose_where_two_solves_meet_comes_once(at, clock):
+    doses = Doses(torch.tensor([0.0, at]), torch.tensor([100.0, 50.0]))
+
+    def run(y, span, given):
+        args = {"doses": Doses(*(x.expand(2, 2) for x in given))}
+        own = PerSample(args) if clock == "per-sample" else args
+        return solve(OneCompartment(), y, span, args=own, clock=clock, rtol=1e-6, atol=1e-6).y1
+
+    begin = torch.zeros(2, 2)
+    halfway = run(begin, (0.0, at), doses)
+    assert bool((halfway[:, 0] > 49.9).all())
+    end = run(halfway, (at, 24.0), doses.later_than(at))
+    torch.testing.assert_close(end, run(begin, (0.0, 24.0), doses), rtol=1e-4, atol=1e-4)
 
 
 def test_two_compartments_are_a_linear_system_and_lose_only_what_is_cleared():
@@ -187,9 +207,9 @@ def test_what_cannot_be_given_is_refused():
         ):
             solve(OneCompartment(), torch.zeros(2, 2), (0.0, 1.0), args={kind: value})
     early = Doses(t(0.0, 2.0), t(1.0, 1.0))
-    with pytest.raises(ValueError, match=r"begins at 0, before the solve, at 1\. .* doses\.since\(t0\)"):
+    with pytest.raises(ValueError, match=r"begins at 0, before the solve, at 1\. .* doses\.later_than\(t0\)"):
         given(span=(1.0, 3.0), value=early)
-    assert given(span=(1.0, 3.0), value=early.since(1.0)).y1.sum() > 0.9
+    assert given(span=(1.0, 3.0), value=early.later_than(1.0)).y1.sum() > 0.9
     with pytest.raises(ValueError, match="forwards in time"):
         given(span=(3.0, 0.0), value=early)
     with pytest.raises(ValueError, match="sees no events"):
@@ -223,3 +243,18 @@ def test_steps_that_are_made_again_after_the_solve_do_not_warn():
     given = {"doses": Doses(torch.tensor([0.0, 0.77]), amounts)}
     end = solve(OneCompartment(), torch.zeros(2), (0.0, 2.0), args=given, gradient="checkpointed").y1
     assert torch.autograd.grad(end.sum(), amounts)[0].min() > 0
+
+
+def test_an_infusion_too_short_for_the_clock_of_the_field_is_refused():
+    late, given = 480_000.0, torch.tensor([10.0])
+    for minutes, dtype, fits in ((1.0, torch.float32, False), (6.0, torch.float32, True), (1.0, torch.float64, True)):
+        start = torch.tensor([late + 1.01], dtype=torch.float64)
+        infusions = Infusions(start, given.double(), torch.tensor([minutes / 60], dtype=torch.float64))
+        body = OneCompartment(clearance=1e-9, dtype=dtype)
+        hours = torch.tensor([late, late + 3.0], dtype=torch.float64)
+        if fits:
+            solution = solve(body, torch.zeros(1, 2, dtype=dtype), hours, args={"infusions": infusions})
+            assert solution.y1[0, 1].item() == pytest.approx(10.0, rel=1e-3)
+            continue
+        with pytest.raises(ValueError, match="one that lasts 0.0166667 at 480001"):
+            solve(body, torch.zeros(1, 2, dtype=dtype), hours, args={"infusions": infusions})

@@ -107,3 +107,14 @@ def test_channels_have_names_too(axes, series):
         observations(named, axes, channel="bmi")
     with pytest.raises(ValueError, match="the number of one of 2 channels, or its name, but 2 came"):
         observations(named, axes, channel=2)
+
+
+def test_a_series_is_named_by_its_id():
+    named = Series.from_dict({"ann": ([0.0, 1.0], [5.0, 6.0]), "bob": ([0.0, 2.0], [7.0, 8.0])})
+    axes = observations(named, Figure().subplots(), number="bob")
+    assert axes.lines[0].get_ydata().tolist() == [7.0, 8.0]
+    for wrong in ("eve", 2):
+        with pytest.raises(ValueError, match="`number` is that of one of 2 series, or its id"):
+            observations(named, Figure().subplots(), number=wrong)
+    with pytest.raises(TypeError, match="`channel` is a number"):
+        fan(torch.randn(5, 3, 2, 1), torch.arange(3.0), Figure().subplots(), channel="crp")

@@ -1,4 +1,11 @@
-"""Irregular series: ragged storage, views, tables, batches."""
+"""Irregular series: ragged storage, views, tables, batches.
+
+Tables (``tables``, ``dates``), arrays and dicts (``arrays``, ``dicts``) are read as numbers (``converting``), and loose
+rows become rows of series (``building``). A ``Series`` (``series``) is asked for some of its series and rows
+(``choosing``, ``layout``), for another zero or unit of time (``clocks``), another scale (``scaling``), a rectangle
+(``views``), a batch (``batches``, ``curriculum``) or a file (``files``, ``arrow``). ``ragged`` is the arithmetic of
+rows, ``checking`` has the words for what is wrong.
+"""
 
 from __future__ import annotations
 

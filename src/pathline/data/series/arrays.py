@@ -1,4 +1,4 @@
-"""Series from arrays, and from rows that are built."""
+"""Series from lists of arrays, or from rectangles."""
 
 from __future__ import annotations
 
@@ -51,12 +51,7 @@ def read(
     if sort or duplicates != "error":
         checking.check_finite(times, rows, names)
         times, values, lengths, more = _sorted(times, values, lengths, rows, names, sort, duplicates, more)
-    if empty != "keep":
-        rows = torch.repeat_interleave(lengths)
-        seen = np.bincount(rows.numpy(), weights=(~values.isnan()).sum(1).double().numpy(), minlength=len(lengths))
-        kept = torch.as_tensor(building.without_empty(seen, names, empty))
-        return kind(times, values, lengths, **more)[kept].to(device)
-    return kind(times, values, lengths, **more).to(device)
+    return building.without_empty(kind(times, values, lengths, **more), empty).to(device)
 
 
 def _types(values: Any, dtype: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
@@ -188,50 +183,8 @@ def _sorted(
     )
     labels = checking.names("channel", more.get("channels"), channels)
     built = building.build(rows.numpy(), times.numpy(), cells, labels, names, duplicates)
-    merged = {name: merge(name, more[name], built, duplicates, names) for name in _ROWS if more.get(name) is not None}
+    merged = {
+        name: building.merge(name, more[name], built, duplicates, names) for name in _ROWS if more.get(name) is not None
+    }
     table = torch.as_tensor(built.values).to(values.dtype)
     return torch.as_tensor(built.times), table, torch.as_tensor(built.lengths), more | merged
-
-
-def merge(name: str, data: Tensor, built: building.Built, duplicates: str, ids: np.ndarray) -> Tensor:
-    """What the loose rows carry besides their values, in the rows that they became.
-
-    Raises:
-        ValueError: For rows of one time that disagree, where ``duplicates`` does not say what holds.
-    """
-    place = torch.as_tensor(built.place)
-    shape = len(built.times), *data.shape[1:]
-    if duplicates == "mean" and name == "inputs":
-        data = data if data.is_floating_point() else data.double()
-        count = torch.bincount(place, minlength=len(built.times)).to(data.dtype)
-        total = data.new_zeros(shape).index_add_(0, place, data)
-        return total / count.reshape(-1, *([1] * (data.dim() - 1)))
-    order = torch.arange(len(place)) if duplicates == "last" else torch.arange(len(place)).flip(0)
-    chosen = np.empty(len(built.times), dtype=np.int64)
-    chosen[place[order].numpy()] = order.numpy()
-    merged = data[torch.as_tensor(chosen)]
-    again = merged[place]
-    differs = ((again != data) & ~((again != again) & (data != data))).reshape(len(data), -1).any(1)
-    if duplicates in ("error", "mean") and bool(differs.any()):
-        row = int(place[differs][0])
-        series = int(np.searchsorted(np.cumsum(built.lengths), row, side="right"))
-        raise ValueError(
-            f"`{name}` are the same in rows of one time, but {checking.name_of(series, ids)} has two at the time "
-            f'{built.times[row]}; duplicates="first" or "last" keeps one.'
-        )
-    return merged
-
-
-def finished(
-    kind: type[Series], built: building.Built, ids: np.ndarray, empty: str, dtype: torch.dtype | None, **more: Any
-) -> Series:
-    """The series of built rows, without empty ones."""
-    if dtype is None:
-        dtype = torch.get_default_dtype()
-        converting.warn_rounded(built.values, dtype, more["channels"])
-    values = converting.as_floating("values", built.values, dtype)
-    rows = np.repeat(np.arange(len(ids)), built.lengths)
-    seen = np.bincount(rows, weights=(~np.isnan(built.values)).sum(1), minlength=len(ids))
-    kept = building.without_empty(seen, ids, empty)
-    series = kind(torch.as_tensor(built.times), values, torch.as_tensor(built.lengths), ids=ids, **more)
-    return series if len(kept) == len(ids) else series[torch.as_tensor(kept)]

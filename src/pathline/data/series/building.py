@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from pathline.data.series import converting
 from pathline.data.series.checking import name_of, one_of, repeated
+
+if TYPE_CHECKING:
+    from pathline.data.series.series import Series
 
 DUPLICATES = ("error", "mean", "first", "last")
 EMPTY = ("error", "drop", "keep")
@@ -106,22 +113,65 @@ def _scattered(
     return flat.reshape(count, len(channels))
 
 
-def without_empty(observed: np.ndarray, ids: np.ndarray, empty: str) -> np.ndarray:
-    """The numbers of the series to keep, of which ``observed`` says how many values they have.
+def merge(name: str, data: Tensor, built: Built, duplicates: str, ids: np.ndarray) -> Tensor:
+    """What the loose rows carry besides their values, in the rows that they became.
 
     Raises:
-        ValueError: For a series without a value where ``empty="error"``.
+        ValueError: For rows of one time that disagree, where ``duplicates`` does not say what holds.
+    """
+    place = torch.as_tensor(built.place)
+    shape = len(built.times), *data.shape[1:]
+    if duplicates == "mean" and name == "inputs":
+        data = data if data.is_floating_point() else data.double()
+        count = torch.bincount(place, minlength=len(built.times)).to(data.dtype)
+        total = data.new_zeros(shape).index_add_(0, place, data)
+        return total / count.reshape(-1, *([1] * (data.dim() - 1)))
+    order = torch.arange(len(place)) if duplicates == "last" else torch.arange(len(place)).flip(0)
+    chosen = np.empty(len(built.times), dtype=np.int64)
+    chosen[place[order].numpy()] = order.numpy()
+    merged = data[torch.as_tensor(chosen)]
+    again = merged[place]
+    differs = ((again != data) & ~((again != again) & (data != data))).reshape(len(data), -1).any(1)
+    if duplicates in ("error", "mean") and bool(differs.any()):
+        row = int(place[differs][0])
+        series = int(np.searchsorted(np.cumsum(built.lengths), row, side="right"))
+        raise ValueError(
+            f"`{name}` are the same in rows of one time, but {name_of(series, ids)} has two at the time "
+            f'{built.times[row]}; duplicates="first" or "last" keeps one.'
+        )
+    return merged
+
+
+def finished(
+    kind: type[Series], built: Built, ids: np.ndarray, empty: str, dtype: torch.dtype | None, **more: Any
+) -> Series:
+    """The series of built rows, without empty ones."""
+    if dtype is None:
+        dtype = torch.get_default_dtype()
+        converting.warn_rounded(built.values, dtype, more["channels"])
+    values = converting.as_floating("values", built.values, dtype)
+    series = kind(torch.as_tensor(built.times), values, torch.as_tensor(built.lengths), ids=ids, **more)
+    return without_empty(series, empty)
+
+
+def without_empty(series: Series, empty: str) -> Series:
+    """The series that have a value, or all of them.
+
+    Raises:
+        ValueError: For a series without a value where ``empty="error"``, and where none is left.
     """
     one_of("empty", empty, EMPTY)
-    none = np.flatnonzero(observed == 0)
+    seen = torch.zeros_like(series.lengths, dtype=torch.bool)
+    seen[series.rows[series.mask.any(1)]] = True
+    none = (~seen).nonzero()[:, 0]
     if empty == "keep" or not len(none):
-        return np.arange(len(ids))
-    if empty == "drop" and len(none) < len(ids):
-        return np.flatnonzero(observed > 0)
+        return series
+    if empty == "drop" and len(none) < len(series):
+        return series[seen]
     if empty == "drop":
-        raise ValueError(f"At least one series has a value, but none of the {len(ids)} series has one.")
+        raise ValueError(f"At least one series has a value, but none of the {len(series)} series has one.")
     more = "" if len(none) == 1 else f", as {len(none) - 1} others"
     raise ValueError(
-        f"Each series has at least one value, but {name_of(int(none[0]), ids)} has none{more}. "
+        f"Each series has at least one value, but {name_of(int(none[0]), series.ids)} has none{more}. "
         'Pass empty="drop" to leave such series out, or empty="keep" to keep them.'
     )

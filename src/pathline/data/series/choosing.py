@@ -99,12 +99,12 @@ def dealt(count: int, parts: Sequence[float], generator: torch.Generator | None)
         ValueError: For parts that do not add up, or stay empty.
     """
     ends = _ends([part.item() if hasattr(part, "item") else part for part in parts], count)  # pyright: ignore[reportAttributeAccessIssue]
-    check_generator(generator)
+    _check_generator(generator)
     order = torch.randperm(count, generator=generator)
     return [order[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def check_generator(generator: Any) -> None:
+def _check_generator(generator: Any) -> None:
     """A generator of torch, or None.
 
     Raises:
@@ -195,7 +195,7 @@ def counts(count: int | Tensor, series: Series) -> int | Tensor:
 def drawn(keep: float | Tensor, series: Series, generator: torch.Generator | None) -> Tensor:
     """Booleans ``(N,)``: random rows of each series, drawn without replacement."""
     wanted = _wanted(keep, series)
-    check_generator(generator)
+    _check_generator(generator)
     draws = torch.rand(len(series.times), generator=generator, dtype=torch.float64).to(series.device)
     order = (series.rows + draws).argsort()  # shuffles each series within its own rows
     ranks = torch.empty_like(order)

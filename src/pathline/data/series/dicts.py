@@ -46,7 +46,7 @@ def read(kind: type[Series], series: Mapping[Any, Any], duplicates: str, more: d
             more.pop("dtype", None),
             {"ids": ids} | more,
         )
-    channels = checked_channels(entries, more.pop("channels", None))
+    channels = _channels(entries, more.pop("channels", None))
     pieces = [
         (i, channels.index(name), _numbers("times", times), _numbers("values", values))
         for i, entry in enumerate(entries)
@@ -69,7 +69,7 @@ def read(kind: type[Series], series: Mapping[Any, Any], duplicates: str, more: d
     )
     time = np.concatenate([times for _, _, times, _ in pieces])
     built = building.build(code, time, cells, channels, ids, duplicates)
-    return arrays.finished(
+    return building.finished(
         kind, built, ids, more.pop("empty", "error"), more.pop("dtype", None), channels=channels, **more
     )
 
@@ -87,7 +87,7 @@ def _numbers(name: str, data: Any) -> np.ndarray:
     return np.atleast_1d(converting.as_floating(name, data, torch.float64).detach().cpu().numpy())
 
 
-def checked_channels(entries: list[Mapping[str, Any]], wanted: Any) -> tuple[str, ...]:
+def _channels(entries: list[Mapping[str, Any]], wanted: Any) -> tuple[str, ...]:
     """The channels that are named anywhere, sorted; or the wanted ones."""
     found = sorted({name for entry in entries for name in entry}, key=str)
     if wanted is None:

@@ -42,10 +42,12 @@ class Standardization:
 
     def __call__(self, values: Tensor) -> Tensor:
         """``values`` ``(..., D)`` in units of the standard deviation."""
+        self._check(values)
         return ((values - self.mean.to(values.device)) / self.std.to(values.device)).to(values.dtype)
 
     def undo(self, values: Tensor) -> Tensor:
         """``values`` ``(..., D)`` back in their own units."""
+        self._check(values)
         return (values * self.std.to(values.device) + self.mean.to(values.device)).to(values.dtype)
 
     def to(self, device: torch.device | str) -> Standardization:
@@ -72,6 +74,13 @@ class Standardization:
         """
         made = fitted(columns, tuple(names or map(str, range(columns.shape[1]))))
         return cls(made.mean, made.std, None if names is None else tuple(names))
+
+    def _check(self, values: Tensor) -> None:
+        if not values.dim() or values.shape[-1] != len(self.mean):
+            raise ValueError(
+                f"The scaling is of {len(self.mean)} channels, the last dimension of `values`, but shape "
+                f"{tuple(values.shape)} came. For one channel take series.select(name).unscale(values)."
+            )
 
     def at(self, places: list[int]) -> Standardization:
         """That of the columns at these places."""

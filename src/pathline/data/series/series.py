@@ -14,7 +14,6 @@ from torch import Tensor
 from pathline.data.series import arrays, checking, choosing, clocks, converting, dicts, layout, ragged, views
 from pathline.data.series.batches import collated, shuffled
 from pathline.data.series.describing import described
-from pathline.data.series.joining import joined
 from pathline.data.series.scaling import Standardization, fitted, renamed
 
 if TYPE_CHECKING:
@@ -284,7 +283,7 @@ class Series:
     def cat(cls, parts: Sequence[Series]) -> Series:
         """The series of all ``parts``, one after the other."""
         parts = list(parts)
-        changes = joined(parts)
+        changes = layout.joined(parts)
         return parts[0]._new(**changes)
 
     @classmethod
@@ -625,11 +624,11 @@ class Series:
     # ------------------------------------------------------------------------------------------------------ rectangles
     def padded(self) -> views.Padded:
         """The rows as a rectangle, by their number in the series: ``.times .values .mask .present``."""
-        return views.padded(self.times, self.values, self.inputs, self.lengths, self.rows, self.places)
+        return views.padded(self)
 
     def union(self) -> views.Union:
         """The rows as a rectangle over all distinct times: ``.times .values .mask .present .index``."""
-        return views.union(self.times, self.values, self.inputs, len(self), self.rows)
+        return views.union(self)
 
     def align(self, tensor: Tensor) -> Tensor:
         """What stands at the rows in a rectangle ``(n, L, ...)`` or ``(n, T, ...)``, as ``(N, ...)``.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pathline.data.series import arrays, building, checking, moments
+from pathline.data.series import building, checking, dates
 
 if TYPE_CHECKING:
     import pandas
@@ -53,7 +53,7 @@ def read(
     _check_roles(table, columns_of)
     if len(table) == 0:
         raise ValueError("`table` has no rows.")
-    clock = moments.times_of(table[time], time, unit)
+    clock = dates.times_of(table[time], time, unit)
     code, ids = _codes(table, id)
     if value is None:
         used = {name for role, columns in columns_of.items() if role != "values" for name in columns}
@@ -65,7 +65,7 @@ def read(
     names = tuple(map(str, channels))
     built = building.build(code, clock, cells, names, ids, duplicates)
     more = _of_each_series(table, given, roles, code, ids) | _of_each_row(table, given, roles, built, duplicates, ids)
-    series = arrays.finished(kind, built, ids, empty, dtype, channels=names, **more)
+    series = building.finished(kind, built, ids, empty, dtype, channels=names, **more)
     return series if variable is None else series.observed()  # in a long table a time without a value is no row
 
 
@@ -101,7 +101,7 @@ def _of_each_row(
     for role in ("inputs", "row_labels"):
         if given[role]:
             loose = torch.as_tensor(_numbers(table, given[role], role))
-            more[role] = arrays.merge(role, loose, built, duplicates, ids)
+            more[role] = building.merge(role, loose, built, duplicates, ids)
     if given["inputs"]:
         more["input_names"] = given["inputs"]
     if given["row_labels"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Padded:
+class _Rectangle:
+    times: Tensor
+    values: Tensor
+    mask: Tensor
+    present: Tensor
+    inputs: Tensor | None
+    series: Tensor
+    index: Tensor
+
+    def align(self, tensor: Tensor, *, time_first: bool = False) -> Tensor:
+        """What stands at the rows, ``(N, ...)``, in a tensor that begins with the shape of ``present``.
+
+        Args:
+            tensor: ``(n, columns, ...)``.
+            time_first: Whether it is ``(columns, n, ...)``, as a solve at the times of a union returns it.
+
+        Raises:
+            ValueError: For another shape.
+        """
+        shape = tuple(self.present.shape)
+        wanted = shape[::-1] if time_first else shape
+        if tuple(tensor.shape[:2]) != wanted:
+            order = "times first" if time_first else "series first"
+            raise ValueError(
+                f"`align` takes a tensor whose shape begins with {wanted} ({order}), but {tuple(tensor.shape)} came."
+            )
+        return tensor[self.index, self.series] if time_first else tensor[self.series, self.index]
+
+
+class Padded(_Rectangle):
     """Row ``j`` of each series stands in column ``j``; short series end early. *Maturing.*
 
     Attributes:
@@ -26,21 +55,8 @@ class Padded:
         index: ``(N,)``, the column of each row.
     """
 
-    times: Tensor
-    values: Tensor
-    mask: Tensor
-    present: Tensor
-    inputs: Tensor | None
-    series: Tensor
-    index: Tensor
 
-    def align(self, tensor: Tensor, *, time_first: bool = False) -> Tensor:
-        """The entries ``(n, L, ...)``, or ``(L, n, ...)``, that belong to the rows, as ``(N, ...)``."""
-        return _aligned(self, tensor, time_first)
-
-
-@dataclass(frozen=True)
-class Union:
+class Union(_Rectangle):
     """Each distinct time of all the series has its column. *Maturing.*
 
     The rectangle has ``n T D`` entries, and with times of its own in each series ``T`` is as long as all the rows: it
@@ -56,63 +72,35 @@ class Union:
         index: ``(N,)``, the column of each row.
     """
 
-    times: Tensor
-    values: Tensor
-    mask: Tensor
-    present: Tensor
-    inputs: Tensor | None
-    series: Tensor
-    index: Tensor
 
-    def align(self, tensor: Tensor, *, time_first: bool = False) -> Tensor:
-        """The entries ``(n, T, ...)``, or ``(T, n, ...)`` as a solve returns them, of the rows, as ``(N, ...)``."""
-        return _aligned(self, tensor, time_first)
-
-
-def _aligned(view: Padded | Union, tensor: Tensor, time_first: bool) -> Tensor:
-    shape = tuple(view.present.shape)
-    wanted = shape[::-1] if time_first else shape
-    if tuple(tensor.shape[:2]) != wanted:
-        order = "times first" if time_first else "series first"
-        raise ValueError(
-            f"`align` takes a tensor whose shape begins with {wanted} ({order}), but {tuple(tensor.shape)} came."
-        )
-    return tensor[view.index, view.series] if time_first else tensor[view.series, view.index]
-
-
-def laid_out(
-    values: Tensor, inputs: Tensor | None, series: Tensor, index: Tensor, shape: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Values, mask, presence and inputs of the rows in a rectangle."""
-    observed = ~values.isnan()
-    filled = values.new_zeros(*shape, *values.shape[1:]).index_put((series, index), values.nan_to_num(0.0))
-    mask = observed.new_zeros(*shape, *values.shape[1:]).index_put((series, index), observed)
-    present = observed.new_zeros(shape)
-    present[series, index] = True
-    given = None if inputs is None else inputs.new_zeros(*shape, inputs.shape[1]).index_put((series, index), inputs)
-    return filled, mask, present, given
-
-
-def padded(
-    times: Tensor, values: Tensor, inputs: Tensor | None, lengths: Tensor, series: Tensor, index: Tensor
-) -> Padded:
+def padded(series: Series) -> Padded:
     """The rows by their number in the series."""
-    shape = len(lengths), int(lengths.max()) if len(lengths) else 0
-    clock = times.new_zeros(shape)
-    clock[series, index] = times
+    shape = len(series), int(series.lengths.max()) if len(series) else 0
+    clock = series.times.new_zeros(shape)
+    clock[series.rows, series.places] = series.times
     if shape[1]:
-        last = (lengths - 1).clamp_min(0)
+        last = (series.lengths - 1).clamp_min(0)
         # the entry in the last column that the series has, repeated behind it
-        columns = torch.minimum(torch.arange(shape[1], device=times.device).expand(shape), last[:, None])
+        columns = torch.minimum(torch.arange(shape[1], device=clock.device).expand(shape), last[:, None])
         clock = clock.gather(1, columns)
-    return Padded(clock, *laid_out(values, inputs, series, index, shape), series, index)
+    return Padded(clock, *_laid_out(series, series.places, shape))
 
 
-def union(times: Tensor, values: Tensor, inputs: Tensor | None, count: int, series: Tensor) -> Union:
+def union(series: Series) -> Union:
     """The rows by their time among all times."""
-    distinct, index = torch.unique(times, sorted=True, return_inverse=True)
-    shape = count, len(distinct)
-    return Union(distinct, *laid_out(values, inputs, series, index, shape), series, index)
+    distinct, index = torch.unique(series.times, sorted=True, return_inverse=True)
+    return Union(distinct, *_laid_out(series, index, (len(series), len(distinct))))
+
+
+def _laid_out(series: Series, column: Tensor, shape: tuple[int, int]) -> tuple[Any, ...]:
+    """Values, mask, presence and inputs in a rectangle; and the place of each row there."""
+    place, values, observed, inputs = (series.rows, column), series.values, series.mask, series.inputs
+    filled = values.new_zeros(*shape, *values.shape[1:]).index_put(place, values.nan_to_num(0.0))
+    mask = observed.new_zeros(*shape, *values.shape[1:]).index_put(place, observed)
+    present = mask.new_zeros(shape)
+    present[place] = True
+    given = None if inputs is None else inputs.new_zeros(*shape, inputs.shape[1]).index_put(place, inputs)
+    return filled, mask, present, given, *place
 
 
 def aligned(series: Series, tensor: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ def first_sight(value: Any, question: Hashable) -> bool:
         return False
     if value.is_cuda and torch.cuda.is_current_stream_capturing():
         return False
-    content = (question, 0 if value.is_inference() else value._version)
-    known = _SEEN.setdefault(value, set())
-    if content in known:
+    version = 0 if value.is_inference() else value._version
+    known = _SEEN.setdefault(value, {})
+    if known.get(question) == version:
         return False
-    known.add(content)
+    known[question] = version
     return True

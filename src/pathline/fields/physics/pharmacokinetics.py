@@ -43,13 +43,16 @@ class Doses(NamedTuple):
 
     needs_own_events = True
 
-    def since(self, t: float | Tensor) -> Doses:
-        """Those from a time on, as for a solve that begins there, whose state holds what came before.
+    def later_than(self, t: float | Tensor) -> Doses:
+        """What is still to come after a time, for a solve that goes on from the state there.
+
+        A dose at that very time is in that state already.
 
         Args:
             t: The time, one for all or ``(batch,)``.
         """
-        return Doses(self.times, torch.where(self.times < torch.as_tensor(t).unsqueeze(-1), 0.0, self.amounts))
+        times, begin = torch.broadcast_tensors(self.times, _column(t, self.times))
+        return Doses(times, torch.where(times > begin, self.amounts, 0.0))
 
     def portions(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """What jumps into the state: when, how much, and how much later, which is zero but for its derivatives."""
@@ -86,15 +89,14 @@ class Infusions(NamedTuple):
 
     needs_own_events = True
 
-    def since(self, t: float | Tensor) -> Infusions:
-        """What flows from a time on, as for a solve that begins there, whose state holds what came before.
+    def later_than(self, t: float | Tensor) -> Infusions:
+        """What still flows after a time, for a solve that goes on from the state there.
 
         Args:
             t: The time, one for all or ``(batch,)``.
         """
-        ends, begin = self.times + self.durations, torch.as_tensor(t).unsqueeze(-1)
-        times = torch.maximum(self.times, begin.to(self.times))
-        left = ends - times
+        times = torch.maximum(self.times, _column(t, self.times))
+        left = self.times + self.durations - times
         durations = torch.where(left > 0, left, self.durations)
         return Infusions(times, torch.where(left > 0, self.amounts * left / self.durations, 0.0), durations)
 
@@ -155,6 +157,8 @@ class Compartments(Known):
                 )
             _check(given, *given._fields[1:])
             _check_span(name, given, span, self._resolution)
+            if isinstance(given, Infusions):
+                _check_told(given, self._resolution)
             edges = [edge.detach() for edge, *_ in given.portions()]
             at = _moments(torch.cat(edges, -1), span, self._resolution)
             found[name] = Event(at=at, reset=_Coming(name, into, rate, self._resolution))
@@ -206,9 +210,11 @@ class _Coming:
 
 def _moments(times: Tensor, span: Tensor, resolution: torch.dtype) -> Tensor:
     """The times in their order, ``(n,)`` or ``(n, batch)``; those that the field cannot tell apart once."""
-    own, first = span.dim() == 2, span[0].to(times.device)
+    own = span.dim() == 2
     times = times.double().T if own and times.dim() == 2 else times.double().reshape(-1, 1)
-    times = torch.where(times.to(resolution) == first.to(resolution), first, times).sort(0).values
+    for edge in span.to(times.device):
+        times = torch.where(times.to(resolution) == edge.to(resolution), edge, times)
+    times = times.sort(0).values
     told = times.to(resolution)
     again = torch.cat([torch.zeros_like(told[:1], dtype=torch.bool), told[1:] == told[:-1]])
     return times.masked_fill(again, torch.inf) if own else times[~again]
@@ -261,8 +267,27 @@ def _check_span(name: str, given: Doses | Infusions, span: Tensor, resolution: t
         at = given.times.detach().expand(early.shape)[place]
         raise ValueError(
             f'`args["{name}"]` begins at {at:g}, before the solve, at {first.flatten()[0]:g}. Begin the solve there; '
-            f"or, where the state at its first time t0 holds what came before, leave that out: {name}.since(t0)."
+            f"or, where the state at its first time t0 holds what came before, leave that out: {name}.later_than(t0)."
         )
+
+
+def _check_told(given: Infusions, resolution: torch.dtype) -> None:
+    """Refuse what begins and ends at one time of the clock that the field sees: nothing would flow."""
+    times, durations = given.times.detach(), given.durations.detach()
+    apart = torch.finfo(resolution).eps * (times + durations).abs()
+    short = (durations < apart) & (given.amounts.detach() > 0)
+    if bool(short.any()):
+        place = tuple(short.nonzero()[0].tolist())
+        raise ValueError(
+            f'`args["infusions"]` has one that lasts {durations[place]:g} at {times[place]:g}, where the times that '
+            f"the field sees lie {apart[place]:.2g} apart ({resolution}). Count time from a later zero, or solve in "
+            "double precision, with dtype=torch.float64 for the field."
+        )
+
+
+def _column(t: float | Tensor, times: Tensor) -> Tensor:
+    """A time, one for all or one a series, against doses in the last dimension, as they count it."""
+    return torch.as_tensor(t).to(times).unsqueeze(-1)
 
 
 def _clock(t: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pathline.controls.piecewise import PiecewisePolynomial
+from pathline.data.series import ragged
 from pathline.gradients import Backprop, Checkpointed, find_gradient
 from pathline.models.neural_ode import NeuralODE
 from pathline.saving import Save
@@ -147,7 +148,7 @@ def _own_clocks(solver: Callable[..., Any], y0: Tensor, args: Any, t0: float, pl
     order = order[torch.argsort(places.rows[order], stable=True)]
     rows = places.rows[order]
     counts = torch.bincount(rows, minlength=len(y0))
-    number = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows] + 1
+    number = ragged.places(rows, ragged.offsets_of(counts)) + 1
     longest = int(counts.max()) if len(rows) else 0
     last = places.times.new_full((len(y0),), t0).scatter_reduce(0, places.rows, places.times, "amax")
     times = last.expand(longest + 1, len(y0)).clone()

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 from torch.nn import functional as F
 
+from pathline.data.series.ragged import rows_at
 from pathline.models.batches import check_channels, known
-from pathline.models.latent.rows import Rows, first_times, gaps, laid_out, observed_rows
+from pathline.models.latent.rows import gaps, laid_out, to_read, with_mask
 from pathline.models.sizes import check_sizes
 
 if TYPE_CHECKING:
@@ -103,17 +104,14 @@ class RNNEncoder(nn.Module):
     def forward(self, series: Series, t0: float = 0.0) -> Distribution:
         """The distribution of the latent state at ``t0``."""
         check_channels(series, self.channels)
-        found = observed_rows(series, self.readout.linear.weight.dtype, inputs=self.inputs)
-        features = [found.values, found.mask.to(found.values)]
-        if self.dt:
-            features.append(gaps(found, self.reverse).to(found.values).unsqueeze(-1))
-        features += _inputs(series, self.inputs, found)
-        last = [self._last(found, torch.cat(features, -1))]
-        if self.dt:
-            last.append((first_times(found, t0) - t0).to(found.values).unsqueeze(-1))
-        return self.readout(torch.cat(last + _static(series, self.static, last[0]), -1))
+        found = to_read(series, self.inputs)
+        seen = with_mask(found, self.readout.linear.weight.dtype)
+        clock = [gaps(found, self.reverse).to(seen).unsqueeze(-1)] if self.dt else []
+        last = self._last(found, torch.cat([seen, *clock, *_known(found, "inputs", self.inputs, seen)], -1))
+        start = [(found.starts.nan_to_num(t0) - t0).to(seen).unsqueeze(-1)] if self.dt else []
+        return self.readout(torch.cat([last, *start, *_known(found, "static", self.static, seen)], -1))
 
-    def _last(self, found: Rows, features: Tensor) -> Tensor:
+    def _last(self, found: Series, features: Tensor) -> Tensor:
         """The hidden state after each series' own last step."""
         # Steps behind the end of a series change nothing before it. (A packed sequence would spare them, but its
         # backward pass takes time quadratic in the length.)
@@ -238,15 +236,16 @@ class AttentionEncoder(nn.Module):
     def forward(self, series: Series, t0: float = 0.0) -> Distribution:
         """The distribution of the latent state at ``t0``."""
         check_channels(series, self.channels)
-        found = observed_rows(series, self.embed.weight.dtype, inputs=self.inputs)
-        features = [found.values, found.mask.to(found.values), self._clock(found, t0)]
-        tokens = self.embed(torch.cat(features + _inputs(series, self.inputs, found), -1))
+        found = to_read(series, self.inputs)
+        seen = with_mask(found, self.embed.weight.dtype)
+        clock = self._clock(found, t0).to(seen)
+        tokens = self.embed(torch.cat([seen, clock, *_known(found, "inputs", self.inputs, seen)], -1))
         order, sizes = _alike(found.lengths)
-        parts = [self._gathered(*_chosen(found, tokens, which)) for which in order.split(sizes)]
+        parts = [self._gathered(found[which], tokens[rows_at(found.offsets, which)[0]]) for which in order.split(sizes)]
         gathered = torch.cat(parts)[torch.argsort(order)] if parts else tokens[:0]
-        return self.readout(torch.cat([gathered, *_static(series, self.static, gathered)], -1))
+        return self.readout(torch.cat([gathered, *_known(found, "static", self.static, seen)], -1))
 
-    def _gathered(self, found: Rows, tokens: Tensor) -> Tensor:
+    def _gathered(self, found: Series, tokens: Tensor) -> Tensor:
         """What all observations of each series say, ``(n, hidden)``."""
         padded = laid_out(found, tokens)
         tokens = torch.cat([self.gatherer.expand(len(padded), 1, -1), padded], 1)
@@ -256,10 +255,10 @@ class AttentionEncoder(nn.Module):
             tokens = block(tokens, src_key_padding_mask=beyond)
         return tokens[:, 0]
 
-    def _clock(self, found: Rows, t0: float) -> Tensor:
+    def _clock(self, found: Series, t0: float) -> Tensor:
         turns = ((found.times - t0) / self.span).unsqueeze(-1)
         angles = math.pi * turns * 2.0 ** torch.arange(self.waves, device=turns.device)
-        return torch.cat([turns, angles.sin(), angles.cos()], -1).to(found.values)
+        return torch.cat([turns, angles.sin(), angles.cos()], -1)
 
 
 def _alike(lengths: Tensor) -> tuple[Tensor, list[int]]:
@@ -269,19 +268,6 @@ def _alike(lengths: Tensor) -> tuple[Tensor, list[int]]:
     return order, torch.unique_consecutive(power, return_counts=True)[1].tolist()
 
 
-def _chosen(found: Rows, tokens: Tensor, which: Tensor) -> tuple[Rows, Tensor]:
-    """The rows of some of the series, numbered anew, and their tokens."""
-    number = torch.full_like(found.lengths, -1).index_copy(0, which, torch.arange(len(which), device=which.device))
-    mine = number[found.rows] >= 0
-    rows = number[found.rows[mine]]
-    return found._replace(rows=rows, lengths=found.lengths[which], place=found.place[mine]), tokens[mine]
-
-
-def _inputs(series: Series, size: int, found: Rows) -> list[Tensor]:
-    """Known inputs at the rows, as a list of at most one tensor."""
-    return [known(series, "inputs", size)[found.kept].to(found.values)] if size else []
-
-
-def _static(series: Series, size: int, like: Tensor) -> list[Tensor]:
-    """Static covariates, as a list of at most one tensor."""
-    return [known(series, "static", size).to(like)] if size else []
+def _known(series: Series, name: str, size: int, like: Tensor) -> list[Tensor]:
+    """Static covariates, or inputs at the rows, as a list of at most one tensor."""
+    return [known(series, name, size).to(like)] if size else []

@@ -15,7 +15,7 @@ from pathline.fields import Corrected, Known, Quantity
 from pathline.models.batches import check_channels
 from pathline.models.latent.encoders import Readout
 from pathline.models.latent.latent import Latent
-from pathline.models.latent.rows import Rows, gaps, laid_out, observed_rows
+from pathline.models.latent.rows import filled, gaps, laid_out, to_read, with_mask
 from pathline.models.neural_ode import NeuralODE
 from pathline.models.sizes import check_sizes, check_widths
 from pathline.nets import MLP
@@ -186,7 +186,7 @@ class GOKUEncoder(nn.Module):
     def forward(self, series: Series, t0: float = 0.0) -> Distribution:
         """The distribution of both draws, of event shape ``(sum(latent),)``."""
         check_channels(series, self.channels)
-        found = observed_rows(series, self.state.linear.weight.dtype)
+        found = to_read(series)
         lengths = found.lengths.clamp(min=1)
         steps = laid_out(found, self._features(found, t0))
         packed = nn.utils.rnn.pack_padded_sequence(steps, lengths.cpu(), batch_first=True, enforce_sorted=False)
@@ -196,12 +196,12 @@ class GOKUEncoder(nn.Module):
         scale = torch.cat([part.base_dist.scale for part in parts], -1)
         return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
 
-    def _features(self, found: Rows, t0: float) -> Tensor:
-        plain = torch.cat([found.values, found.mask.to(found.values)], -1)
-        features = plain if self.reader is None else self.reader(found.values)
+    def _features(self, found: Series, t0: float) -> Tensor:
+        dtype = self.state.linear.weight.dtype
+        features = with_mask(found, dtype) if self.reader is None else self.reader(filled(found, dtype))
         if not self.dt:
             return features
-        before = torch.where(found.place == 0, found.times - t0, gaps(found))
+        before = torch.where(found.places == 0, found.times - t0, gaps(found))
         clocks = torch.stack([before, gaps(found, reverse=True)], -1)
         return torch.cat([features, clocks.to(features)], -1)
 

@@ -16,7 +16,7 @@ from pathline.models.labels import label_loss
 from pathline.models.latent.decoding import Places, states_at
 from pathline.models.latent.likelihoods import likelihood_or_usual
 from pathline.models.latent.prediction import Prediction
-from pathline.models.latent.rows import observed_rows
+from pathline.models.latent.rows import filled
 from pathline.models.means import mean_over_processes, tied, together
 from pathline.models.neural_ode import NeuralODE
 from pathline.models.sizes import check_sizes
@@ -270,7 +270,7 @@ class Latent(nn.Module):
 
     def log_likelihood(self, z0: Tensor, target: Any) -> Tensor:
         """Of all that was observed in each series, given draws ``(S, n, latent)``: ``(S, n)``."""
-        found = observed_rows(target, z0.dtype)
+        found = target.observed()
         places = Places(found.times, found.rows)
         expected = z0.new_zeros(z0.shape[:-1])
         if hasattr(self.likelihood, "intensity"):
@@ -280,7 +280,7 @@ class Latent(nn.Module):
             states, _ = self._solved(z0, places)
         decoded = self.decoder(states)
         _check_decoded(decoded, self.likelihood, found.values.shape[-1])
-        each = self.likelihood.log_prob(decoded, found.values)
+        each = self.likelihood.log_prob(decoded, filled(found, z0.dtype))
         each = torch.where(found.mask, each, torch.zeros_like(each)).sum(-1)
         return torch.zeros_like(expected).index_add(-1, found.rows, each) - expected
 

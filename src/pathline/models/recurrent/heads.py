@@ -167,8 +167,7 @@ class Forecaster(nn.Module):
         index = index[torch.argsort(times[index], stable=True)]
         index = index[torch.argsort(which[index], stable=True)]
         counts = torch.bincount(which[index], minlength=len(observed))
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        places = order(counts, which[index], offsets)
+        places = order(counts, which[index])
         index = index[places.rows]
         h, clock, silent, found = states.final, last, states.silent, []
         for rows in index.split(places.sizes):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pathline.data.series.ragged import offsets_of, places
+
 if TYPE_CHECKING:
     from pathline.data import Series
 
@@ -31,16 +33,15 @@ class Order:
     series: Tensor
 
 
-def order(lengths: Tensor, rows: Tensor, offsets: Tensor, *, reverse: bool = False) -> Order:
+def order(lengths: Tensor, rows: Tensor, *, reverse: bool = False) -> Order:
     """Lay out the rows of a batch, from the first to the last or back.
 
     Args:
         lengths: ``(n,)``, rows of each series.
         rows: ``(N,)``, the series of each row.
-        offsets: ``(n + 1,)``, where each series begins.
         reverse: From the last row of each series to its first.
     """
-    number = torch.arange(len(rows), device=rows.device) - offsets[rows]
+    number = places(rows, offsets_of(lengths))
     if reverse:
         number = lengths[rows] - 1 - number
     series = torch.argsort(lengths, descending=True, stable=True)

@@ -82,29 +82,10 @@ class Recurrent(nn.Module):
                 "A field goes into Flow(field)."
             )
         self.channels, self.hidden = channels, hidden
+        self.dt, self.impute, self.static, self.inputs = dt, impute, static, inputs
         self.features = Features(channels, dt=dt, impute=impute, static=static, inputs=inputs)
         self.cell = GRUCell(self.features.size, hidden)
         self.between = between
-
-    @property
-    def dt(self) -> bool:
-        """Whether the time since the row before is an input."""
-        return self.features.dt
-
-    @property
-    def impute(self) -> bool:
-        """Whether missing values are filled."""
-        return self.features.impute
-
-    @property
-    def static(self) -> int:
-        """Number of static covariates."""
-        return self.features.static
-
-    @property
-    def inputs(self) -> int:
-        """Number of known inputs."""
-        return self.features.inputs
 
     @property
     def evaluations(self) -> int:
@@ -150,7 +131,7 @@ class Recurrent(nn.Module):
         x = torch.where(mask, series.values, 0.0).to(self.cell.input.weight.dtype)
         ends = series.offsets[1:] - 1 if reverse else series.offsets[:-1]
         known = past(series.times, x, mask, ends[series.rows], reverse=reverse)
-        places = order(series.lengths, series.rows, series.offsets, reverse=reverse)
+        places = order(series.lengths, series.rows, reverse=reverse)
         initial = x.new_zeros(len(series), self.hidden) if initial is None else initial
         inputs = self.cell.project(self.features(series, x, mask, known)[places.rows])
         gaps = self.between.prepare(known.gaps.rows(places.rows), x.dtype)

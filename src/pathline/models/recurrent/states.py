@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pathline.data.series.ragged import offsets_of, places
 from pathline.models.batches import query
 from pathline.models.recurrent.gaps import Gaps, Past
 from pathline.models.recurrent.order import Order, last_rows
@@ -141,12 +142,11 @@ def _latest(series: Series, times: Tensor, which: Tensor, including: bool, rever
     n, lengths, offsets = len(series), series.lengths, series.offsets
     longest = int(lengths.max()) if n else 0
     padded = series.times.new_full((n, longest), float("inf"))
-    number = torch.arange(len(series.times), device=times.device) - offsets[series.rows]
-    padded[series.rows, number] = series.times
+    padded[series.rows, series.places] = series.times
     # One row of questions a series: searchsorted compares row by row.
     order = torch.argsort(which, stable=True)
     counts = torch.bincount(which, minlength=n)
-    place = torch.arange(len(which), device=times.device) - (counts.cumsum(0) - counts)[which[order]]
+    place = places(which[order], offsets_of(counts))
     asked = series.times.new_zeros(n, int(counts.max()) if n else 0)
     asked[which[order], place] = times[order]
     right = including != reverse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from pathline.data import Series
@@ -18,3 +19,10 @@ def test_the_scaling_stays_in_double_precision():
     torch.testing.assert_close(again, series.standardized().values, rtol=0, atol=0)
     back = single.to(torch.float64).unstandardized().values
     torch.testing.assert_close(back, series.values, rtol=0, atol=1e-11)
+
+
+def test_values_of_another_number_of_channels_are_refused():
+    series = Series.from_arrays(torch.arange(5.0), torch.randn(3, 5, 2), channels=["a", "b"]).standardized()
+    with pytest.raises(ValueError, match="The scaling is of 2 channels"):
+        series.unscale(torch.zeros(4, 1))
+    assert series.select("b").unscale(torch.zeros(4, 1)).shape == (4, 1)
