@@ -20,7 +20,7 @@ def tied(loss: Tensor, model: nn.Module) -> Tensor:
     """
     if not together(training=model.training):
         return loss
-    return loss + 0.0 * sum(p.sum() for p in model.parameters())
+    return loss + sum((0.0 * p).sum() for p in model.parameters())
 
 
 def mean_over_processes(total: Tensor, count: Tensor, *, training: bool) -> Tensor:

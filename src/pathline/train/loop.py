@@ -93,7 +93,7 @@ def fit(  # noqa: C901 - the whole loop in one place, to be read from top to bot
         The record: one row a step.
 
     Warns:
-        UserWarning: The last loss is above a hundred times the first one.
+        UserWarning: The last loss is above a hundred times the first one; or several processes train without a run.
 
     Raises:
         ValueError: For options that contradict one another.
@@ -317,6 +317,14 @@ def _reduced(fabric: Fabric, value: float, how: str) -> float:
 
 def _fabric_of(model: nn.Module) -> Fabric:
     """A Fabric for the device on which the model already is."""
+    group = torch.distributed
+    alone = not (group.is_available() and group.is_initialized() and group.get_world_size() > 1)
+    if not (alone or isinstance(model, nn.parallel.DistributedDataParallel)):
+        warnings.warn(
+            "Several processes call `fit` without a run: batches are dealt out, but gradients are not averaged, and "
+            "each process trains a model of its own. Pass run=Run(...), or a model in DistributedDataParallel.",
+            stacklevel=3,
+        )
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     if device.type == "cpu":
         return Fabric(accelerator="cpu", devices=1)

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pathline.status import SolveError, Status
 from pathline.train import FitStopped, Interrupted, OutOfTime, Run, fit, minibatches
+from pathline.train.loop import _fabric_of
 
 X = torch.linspace(-1.0, 1.0, 12)[:, None]
 Y = torch.sin(3.0 * X)
@@ -458,3 +459,10 @@ def test_progress_is_silent_when_piped(capsys: pytest.CaptureFixture[str]):
     fit(network(), full, steps=5)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+
+
+def test_processes_without_a_run_are_told_that_they_train_apart(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.warns(UserWarning, match="gradients are not averaged"):
+        _fabric_of(torch.nn.Linear(1, 1))

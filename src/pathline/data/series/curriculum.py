@@ -28,7 +28,8 @@ def growing(
         batches: A function of the step that returns a ``Series`` or a pair (observed, target), as ``series.batches``.
         end: Time behind the last row.
         steps: Step from which on everything counts; 0 for at once.
-        begin: Time at which the span begins.
+        begin: Time at which the span begins; for pairs of past and future that of the first target, since a target
+            without rows teaches nothing.
         first: Share of the span that counts at step 0, above 0 and up to 1.
 
     Raises:
