@@ -283,8 +283,8 @@ def test_refusals():
         Pendulum(friction=0.0, learn=["friction"])
     with pytest.raises(ValueError, match=r"`learn` names 'mass'; .* length, gravity, friction"):
         Pendulum(learn=["mass"])
-    with pytest.raises(ValueError, match="`args` names 'lenght'.* Did you mean \"length\""):
-        Pendulum()(T0, torch.zeros(2), {"lenght": 1.0})
+    with pytest.raises(ValueError, match="`args` names 'lengths_'.* Did you mean \"length\""):
+        Pendulum()(T0, torch.zeros(2), {"lengths_": 1.0})
     with pytest.raises(TypeError, match="mapping"):
         Pendulum()(T0, torch.zeros(2), torch.ones(1))
     with pytest.raises(ValueError, match="`low` is below"):
