@@ -187,8 +187,8 @@ def test_first_states_are_those_that_make_sense(tmp_path):
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="`unknown` names 'lenght'; .* length, gravity, friction.*\"length\""):
-        model(unknown=["lenght"])
+    with pytest.raises(ValueError, match="`unknown` names 'lengths_'; .* length, gravity, friction.*\"length\""):
+        model(unknown=["lengths_"])
     with pytest.raises(ValueError, match="narrower"):
         model(unknown={"length": (-1.0, 1.0)})
     with pytest.raises(ValueError, match="at least one quantity"):
