@@ -42,9 +42,6 @@ class Gaussian(nn.Module):
         learn: Whether it is trained, beginning with ``scale``; one for each of ``channels``, else a common one.
         channels: Number of channels with a scale of their own, where ``scale`` is one number.
 
-    Attributes:
-        scale: What it is now, ``(1,)`` or ``(channels,)``.
-
     Raises:
         ValueError: A scale that isn't positive and finite, or scales of another number than ``channels``.
 

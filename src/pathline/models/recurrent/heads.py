@@ -45,9 +45,6 @@ class Forecaster(nn.Module):
         feedback: Whether, behind the last row, ``predict`` hands its own forecasts to the network as if they were
             observed. Without it the state goes on alone, by what happens between observations.
 
-    Attributes:
-        scale: The standard deviation as it is now, 0-d or ``(channels,)``; None without one.
-
     Raises:
         TypeError: ``recurrent`` is no ``Recurrent``.
         ValueError: ``scale`` is neither None, ``"learn"`` nor positive.
