@@ -3,8 +3,7 @@
 Both hold the same weights, see the same batches, make the same updates by Adam. The loop stands at every time of the
 batch in turn, as the authors' code does, and lets through its mask the series that were observed there; ours goes from
 observation to observation of each series. A series of fifty points among a hundred times then makes half as many steps
-of Euler; "as many evaluations" makes two in each gap, and "all times" gives every series a row without values at the
-times of the others, which is the loop's own computation to the last step.
+of Euler; "as many evaluations" makes two in each gap, and "all times" is the loop itself with our flow in each gap.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from benchmarks.rows import Point, Row
 from benchmarks.timing import Work, race
 from pathline import fields
 from pathline.data import Series, sinusoids
-from pathline.models import ODERNN, Forecaster
+from pathline.models import ODERNN, Forecaster, Recurrent
+from pathline.models.recurrent.gaps import Gaps
 
 OURS, EQUAL, UNION, CLOCK = (
     "pathline",
@@ -50,22 +50,25 @@ class Task:
         data = sinusoids(self.series, self.points, generator=generator).thin(0.5, generator)
         return [data[k : k + self.batch] for k in range(0, self.series, self.batch)]
 
+    def whole(self) -> Series:
+        """A batch of which nothing is left out."""
+        return sinusoids(self.batch, self.points, generator=torch.Generator().manual_seed(0))
+
 
 def recurrent(*, quick: bool) -> Iterator[Row | Point]:
     """A point for each contender, then the ratios."""
     task = Task(20, 20, 10) if quick else Task(1000, 100, 50)
     batches = task.batches()
-    unions = [at_all_times(batch) for batch in batches]
     works: dict[str, Any] = {
         OURS: lambda: ours(batches),
         EQUAL: lambda: ours(batches, steps=2),
-        UNION: lambda: ours(unions),
+        UNION: lambda: looped(batches, across),
         CLOCK: lambda: ours(batches, gradient="checkpointed", clock="per-sample"),
     }
     there = installed("torchdiffeq") is not None
     if there:
-        check(unions[0])
-        works[THEIRS] = lambda: theirs(batches)
+        check(batches[0], task.whole())
+        works[THEIRS] = lambda: looped(batches, euler)
     full = () if quick else (OURS, EQUAL, UNION, THEIRS)
     contenders = {name: make() for name, make in works.items()}
     times = race(contenders, rounds=2 if quick else 12, budget=0.2 if quick else 20.0, least=2, full=full)
@@ -83,13 +86,6 @@ def recurrent(*, quick: bool) -> Iterator[Row | Point]:
         timed = times.pair(name, THEIRS)
         notes = {"ms": timed.milliseconds(), "pairs": len(timed.ours)}
         yield Row(title, timed.ratio, timed.bounds[0], "x", bar, notes=notes, line=line, interval=timed.bounds)
-
-
-def at_all_times(batch: Series) -> Series:
-    """The same series with a row at every time of the batch, without values where a series was not observed."""
-    view = batch.union()
-    values = torch.where(view.mask, view.values, torch.nan)
-    return Series.from_arrays(view.times, values, empty="keep")
 
 
 # --- who takes part -----------------------------------------------------------------------------------------------
@@ -121,11 +117,27 @@ def ours(batches: list[Series], **options: Any) -> Work:
     return epoch(net, [lambda batch=batch: net.loss(batch) for batch in batches])
 
 
-def theirs(batches: list[Series]) -> Work:
-    """One solve a gap."""
-    net = Loop(model())
+def looped(batches: list[Series], flow: Flow) -> Work:
+    """One flow a gap between two times of the batch."""
+    net = Loop(model(), flow)
     views = [Observed(batch) for batch in batches]
     return epoch(net, [lambda view=view: net.loss(view) for view in views])
+
+
+Flow = Callable[[Recurrent, Tensor, Tensor, Tensor], Tensor]
+"""The states ``(n, hidden)`` of a network after the gap from one time to another."""
+
+
+def euler(recurrent: Recurrent, h: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """A step of torchdiffeq's."""
+    odeint = importlib.import_module("torchdiffeq").odeint
+    return odeint(recurrent.between.field, h, torch.stack([start, end]), method="euler")[-1]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def across(recurrent: Recurrent, h: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Ours."""
+    length = (end - start).expand(len(h))
+    return recurrent.advance(h, Gaps(start.expand(len(h)), length, length[:, None]))
 
 
 class Observed:
@@ -144,13 +156,13 @@ class Loop(nn.Module):
 
     Args:
         model: Whose weights it shares.
+        flow: What happens between two of them.
     """
 
-    def __init__(self, model: Forecaster) -> None:
+    def __init__(self, model: Forecaster, flow: Flow = euler) -> None:
         super().__init__()
-        self.odeint = importlib.import_module("torchdiffeq").odeint
         ours: Any = model.recurrent
-        self.field, self.readout = ours.between.field, model.readout
+        self.recurrent, self.readout, self.flow = ours, model.readout, flow
         self.cell = nn.GRUCell(2, HIDDEN)
         with torch.no_grad():
             for name, part in (("ih", ours.cell.input), ("hh", ours.cell.state)):
@@ -162,26 +174,27 @@ class Loop(nn.Module):
         h, before = seen.values.new_zeros(seen.values.shape[1], HIDDEN), []
         for i, mask in enumerate(seen.mask):
             if i:
-                h = self.odeint(self.field, h, seen.times[i - 1 : i + 1], method="euler")[-1]
+                h = self.flow(self.recurrent, h, seen.times[i - 1], seen.times[i])
             before.append(h)
             h = mask * self.cell(seen.inputs[i], h) + (1 - mask) * h
         square = (self.readout(torch.stack(before)) - seen.values).square()
         return (square * seen.later).sum() / seen.later.sum()
 
 
-def check(union: Series) -> None:
-    """Both compute one number: else their times would say nothing."""
+def check(batch: Series, whole: Series) -> None:
+    """All compute one number: else their times would say nothing.
+
+    Args:
+        batch: On which both loops are compared.
+        whole: Series that are all observed at all times, so that the loop's gaps are theirs.
+    """
     mine = model()
-    first = (mine(union) - union.values.nan_to_num(0.0)).square()
-    later = union.mask & (counted(union) > 1)
-    expected = Loop(mine).loss(Observed(union))
-    found = first[later].mean()
-    if not torch.allclose(found, expected, rtol=1e-4):
-        raise RuntimeError(f"The loop's loss is {float(expected.detach())}, ours {float(found.detach())}.")
-
-
-def counted(union: Series) -> Tensor:
-    """``(N, 1)``, how many values each series has up to each row."""
-    total = union.mask.cumsum(0)
-    start = torch.cat([total.new_zeros(1, 1), total])[union.offsets[:-1]]
-    return total - start[union.rows]
+    for seen, name, found in (
+        (Observed(batch), "the loop with our flow", Loop(mine, across).loss(Observed(batch))),
+        (Observed(whole), "our model", mine.loss(whole)),
+    ):
+        expected = Loop(mine).loss(seen)
+        if not torch.allclose(found, expected, rtol=1e-4):
+            raise RuntimeError(
+                f"The loop's loss is {float(expected.detach())}, that of {name} {float(found.detach())}."
+            )

@@ -5,29 +5,34 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.recurrent import Loop, Observed, Task, at_all_times, check, counted, model
+from benchmarks.recurrent import Loop, Observed, Task, across, check, model
+
+TASK = Task(6, 12, 3)
 
 
 @pytest.fixture
 def batch():
-    return Task(6, 12, 3).batches()[0]
+    return TASK.batches()[0]
 
 
-def test_every_series_has_a_row_at_every_time_and_its_own_values(batch):
-    union = at_all_times(batch)
-    assert union.lengths.unique().tolist() == [len(batch.times.unique())]
-    assert torch.equal(union.values[union.mask[:, 0]], batch.values)
-    assert torch.equal(union.times[union.mask[:, 0]], batch.times)
-    assert int(counted(union).max()) == int(batch.lengths.max())
+def test_a_batch_as_the_loop_sees_it(batch):
+    seen = Observed(batch)
+    assert seen.mask.sum(0).flatten().tolist() == batch.lengths.tolist()
+    assert torch.equal(seen.times.double(), batch.times.unique().float().double())
+    assert (seen.later.sum(0).flatten() == batch.lengths - 1).all()
 
 
-def test_ours_at_all_times_is_the_loop(batch):
+def test_ours_is_the_loop_where_all_is_observed(batch):
     pytest.importorskip("torchdiffeq")
-    union = at_all_times(batch)
-    check(union)
-    moved, seen = at_all_times(batch), Observed(union)
-    moved.values.mul_(2.0)
-    assert not torch.allclose(Loop(model()).loss(seen), Loop(model()).loss(Observed(moved)))
+    check(batch, TASK.whole())
+    with pytest.raises(RuntimeError, match="that of our model"):
+        check(batch, batch)  # the loop stops at times at which a series has no row
+
+
+def test_the_loop_sees_the_values(batch):
+    seen, moved = Observed(batch), Observed(batch)
+    moved.values = moved.values * 2.0
+    assert not torch.allclose(Loop(model(), across).loss(seen), Loop(model(), across).loss(moved))
 
 
 def test_ours_makes_a_step_for_each_observation_and_the_loop_one_for_each_time(batch):
