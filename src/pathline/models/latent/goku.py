@@ -83,7 +83,7 @@ def GOKU(
         dt: Its step, for a method with fixed steps.
         gradient: As in ``pathline.solve``.
         compile: As in ``pathline.solve``.
-        **options: Others of `Latent`, such as ``t0`` or ``annealing``.
+        **options: Others of `Latent`, such as ``given`` (doses that each patient took), ``t0`` or ``annealing``.
 
     Raises:
         TypeError: ``reader`` without ``read``, or bounds that are missing.

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from pathline.models.batches import check_series, pair, query
 from pathline.models.labels import label_loss
 from pathline.models.latent.decoding import Places, states_at
+from pathline.models.latent.given import joined, repeated
 from pathline.models.latent.likelihoods import likelihood_or_usual
 from pathline.models.latent.prediction import Prediction
 from pathline.models.latent.rows import filled
@@ -46,6 +47,9 @@ class Latent(nn.Module):
             pair ``(state, args)``. ``args``, a tensor or a structure of tensors ``(rows, ...)``, reaches the field as
             its third argument, so that parameters of a known field may be part of what is inferred. By default the
             draw is the state.
+        given: What is known of each series beside its values and reaches the field: a function of the ``Series`` that
+            the encoder sees, which returns a tensor or a structure of tensors ``(n, ...)``, such as the doses that each
+            patient took. Where ``start`` returns ``args`` too, both are mappings from names.
         prior: A distribution of the draws with event shape ``(latent,)``, or a module that returns one when called; by
             default standard normal.
         t0: Time of the draws, common to all series, not after any observation. ``series.shifted()`` lets every series
@@ -86,6 +90,7 @@ class Latent(nn.Module):
         likelihood: Any = None,
         *,
         start: nn.Module | Callable[[Tensor], Any] | None = None,
+        given: Callable[[Any], Any] | None = None,
         prior: Any = None,
         t0: float = 0.0,
         samples: int = 1,
@@ -95,7 +100,8 @@ class Latent(nn.Module):
         class_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, part in (("encoder", encoder), ("dynamics", dynamics), ("decoder", decoder)):
+        parts = (("encoder", encoder), ("dynamics", dynamics), ("decoder", decoder))
+        for name, part in (*parts, *((("given", given),) if given is not None else ())):
             if not callable(part):
                 raise TypeError(f"`{name}` is a module or a function, but {type(part).__name__} came.")
         if not (annealing is None or callable(annealing)):
@@ -112,7 +118,7 @@ class Latent(nn.Module):
             raise ValueError(f"`t0` is a time, but {t0!r} came. Leave it out for 0.")
         check_sizes(samples=samples)
         likelihood = likelihood_or_usual(likelihood)
-        self.encoder, self.decoder, self.start, self.prior = encoder, decoder, start, prior
+        self.encoder, self.decoder, self.start, self.prior, self.given = encoder, decoder, start, prior, given
         if not callable(getattr(dynamics, "solve", None)):
             dynamics = NeuralODE(dynamics, method="dopri5", rtol=1e-4, atol=1e-4)
         self.dynamics: Any = dynamics
@@ -147,13 +153,13 @@ class Latent(nn.Module):
         weight = self.kl_weight
         if self.training and torch.is_grad_enabled():
             self.step += 1
-        posterior = self.posterior(observed)
+        posterior, args = self.posterior(observed), self._known(observed)
         z0 = posterior.rsample(torch.Size([self.samples]))
-        value = weight * self._mean(self.divergence(posterior, z0)) - self._mean(self.log_likelihood(z0, target))
+        value = weight * self._mean(self.divergence(posterior, z0)) - self._mean(self.log_likelihood(z0, target, args))
         if self.classifier is not None:
             value = value + self.class_weight * label_loss(self.classifier(z0), observed, training=self.training)
         if self.row_classifier is not None:
-            logits = self.row_classifier(self.states(z0, target))
+            logits = self.row_classifier(self.states(z0, target, args))
             value = value + self.class_weight * label_loss(logits, target, training=self.training, of_rows=True)
         return tied(value, self)
 
@@ -170,7 +176,8 @@ class Latent(nn.Module):
         check_sizes(samples=draws)
         posterior = self.posterior(observed)
         z0 = posterior.rsample(torch.Size([draws]))
-        return self.log_likelihood(z0, target).mean() - kl_weight * self.divergence(posterior, z0).mean()
+        likelihood = self.log_likelihood(z0, target, self._known(observed)).mean()
+        return likelihood - kl_weight * self.divergence(posterior, z0).mean()
 
     def iwae(self, batch: Any, k: int = 50) -> Tensor:
         r"""The importance-weighted bound $\log \frac1k \sum_j p(x, z_j) / q(z_j)$ in nats a series, a scalar.
@@ -186,7 +193,8 @@ class Latent(nn.Module):
         posterior = self.posterior(observed)
         z0 = posterior.rsample(torch.Size([k]))
         ratio = self.prior_distribution(z0).log_prob(z0) - posterior.log_prob(z0)
-        return (torch.logsumexp(self.log_likelihood(z0, target) + ratio, 0) - math.log(k)).mean()
+        likelihood = self.log_likelihood(z0, target, self._known(observed))
+        return (torch.logsumexp(likelihood + ratio, 0) - math.log(k)).mean()
 
     def predict(self, observed: Any, t: Any, samples: int = 100, *, noise: bool = False) -> Prediction:
         """Trajectories given what was observed.
@@ -200,7 +208,7 @@ class Latent(nn.Module):
         """
         posterior, t = self.posterior(observed), query(t, observed)
         z0 = _draws(posterior, samples)
-        states = self.states(z0, t)
+        states = self.states(z0, t, self._known(observed))
         decoded = self.decoder(states)
         shown = self.likelihood.sample(decoded) if noise else self.likelihood.mean(decoded)
         return Prediction(shown, states, z0, t)
@@ -224,7 +232,8 @@ class Latent(nn.Module):
             samples: Draws for each series; 0 for the posterior mean.
         """
         classifier, t = _some(self.row_classifier, "row_classifier"), query(t, observed)
-        return self._averaged(classifier, self.posterior(observed), lambda z0: self.states(z0, t), samples)
+        args = self._known(observed)
+        return self._averaged(classifier, self.posterior(observed), lambda z0: self.states(z0, t, args), samples)
 
     def posterior(self, observed: Any) -> Distribution:
         """The distribution $q$ of the draws, batch shape ``(n,)``."""
@@ -251,12 +260,13 @@ class Latent(nn.Module):
         except NotImplementedError:
             return (posterior.log_prob(z0) - prior.log_prob(z0)).mean(0)
 
-    def states(self, z0: Tensor, t: Any) -> Tensor:
+    def states(self, z0: Tensor, t: Any, args: Any = None) -> Tensor:
         """Latent states of draws at times.
 
         Args:
             z0: Draws ``(*S, n, latent)``.
             t: Times ``(T,)`` or a ``Series``, none before ``t0``.
+            args: What ``given`` returned for these series, ``(n, ...)``.
 
         Returns:
             ``(*S, T, n, Z)`` or ``(*S, N, Z)``.
@@ -265,19 +275,25 @@ class Latent(nn.Module):
             n = z0.shape[-2]
             rows = torch.arange(n, device=z0.device).repeat(len(t))
             places = Places(t.to(device=z0.device, dtype=torch.float64).repeat_interleave(n), rows)
-            return self._solved(z0, places)[0].unflatten(-2, (len(t), n))
-        return self._solved(z0, Places(t.times, t.rows))[0]
+            return self._solved(z0, places, args)[0].unflatten(-2, (len(t), n))
+        return self._solved(z0, Places(t.times, t.rows), args)[0]
 
-    def log_likelihood(self, z0: Tensor, target: Any) -> Tensor:
-        """Of all that was observed in each series, given draws ``(S, n, latent)``: ``(S, n)``."""
+    def log_likelihood(self, z0: Tensor, target: Any, args: Any = None) -> Tensor:
+        """Of all that was observed in each series, given draws ``(S, n, latent)``: ``(S, n)``.
+
+        Args:
+            z0: The draws.
+            target: A ``Series``.
+            args: As in ``states``.
+        """
         found = target.observed()
         places = Places(found.times, found.rows)
         expected = z0.new_zeros(z0.shape[:-1])
         if hasattr(self.likelihood, "intensity"):
             spans = self.likelihood.spans(target, self.t0)
-            states, expected = self._with_events(z0, places, spans)
+            states, expected = self._with_events(z0, places, args, spans)
         else:
-            states, _ = self._solved(z0, places)
+            states, _ = self._solved(z0, places, args)
         decoded = self.decoder(states)
         _check_decoded(decoded, self.likelihood, found.values.shape[-1])
         each = self.likelihood.log_prob(decoded, filled(found, z0.dtype))
@@ -301,23 +317,24 @@ class Latent(nn.Module):
         """Over series and draws, of all processes that train together."""
         return mean_over_processes(each.sum(), torch.tensor(each.numel(), device=each.device), training=self.training)
 
-    def _with_events(self, z0: Tensor, places: Places, spans: Tensor) -> tuple[Tensor, Tensor]:
+    def _with_events(self, z0: Tensor, places: Places, args: Any, spans: Tensor) -> tuple[Tensor, Tensor]:
         """States at places, and the number of events to expect between the two columns of ``spans``, ``(S, n)``."""
         n, count = len(spans), len(places.times)
         every = torch.arange(n, device=z0.device)
         more = Places(torch.cat([places.times, *spans.unbind(1)]), torch.cat([places.rows, every, every]))
-        states, integral = self._solved(z0, more, Intensity(self.decoder, self.likelihood))
+        states, integral = self._solved(z0, more, args, Intensity(self.decoder, self.likelihood))
         assert integral is not None
         start, end = integral[:, count:].sum(-1).split(n, 1)
         return states[:, :count], end - start
 
-    def _solved(self, z0: Tensor, places: Places, rate: Any = None) -> tuple[Tensor, Tensor | None]:
+    def _solved(self, z0: Tensor, places: Places, args: Any, rate: Any = None) -> tuple[Tensor, Tensor | None]:
         """States (and integrals) of all draws in one batch, ``(*S, N, ...)``."""
         lead, n = z0.shape[:-2], z0.shape[-2]
         flat = z0.reshape(-1, z0.shape[-1])
         _check_draws(flat, places.times, self.t0)
-        y0, args = self._begun(flat)
         copies = len(flat) // n if n else 0
+        y0, inferred = self._begun(flat)
+        args = joined(inferred, repeated(args, n, copies))
         _check_times(places.times, self.t0)
         shift = n * torch.arange(copies, device=z0.device).repeat_interleave(len(places.rows))
         spread = Places(places.times.repeat(copies), places.rows.repeat(copies) + shift)
@@ -325,6 +342,9 @@ class Latent(nn.Module):
         states, integral = (None if x is None else x.reshape(*lead, len(places.rows), *x.shape[1:]) for x in found)
         assert states is not None
         return states, integral
+
+    def _known(self, observed: Any) -> Any:
+        return None if self.given is None else self.given(observed)
 
     def _begun(self, draws: Tensor) -> tuple[Tensor, Any]:
         begun = draws if self.start is None else self.start(draws)
