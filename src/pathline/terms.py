@@ -267,7 +267,7 @@ def _remembered_arity(f: Callable[..., Any]) -> int:
     target = type(f).forward if isinstance(f, nn.Module) and "forward" not in vars(f) else f
     bound = isinstance(target, types.MethodType)
     code = getattr(target, "__code__", None) if bound or isinstance(target, types.FunctionType) else None
-    if code is None:
+    if code is None or torch.compiler.is_compiling():  # a dictionary that is read in a trace is guarded, entry by entry
         return _arity(f)
     known = _BOUND_ARITIES if bound else _ARITIES
     arity = known.get(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 
 import pytest
@@ -121,3 +122,21 @@ def test_an_adaptive_solve_refuses_fullgraph_with_the_reason():
     model = Layered()
     with pytest.raises(torch._dynamo.exc.Unsupported, match="adaptive"):
         torch.compile(model, fullgraph=True, backend=BACKEND)(torch.randn(5, 3))
+
+
+def test_what_others_solve_is_no_reason_to_compile_again():
+    """The memory of signatures is no part of a trace: its entries come and go."""
+    t, model = torch.linspace(0.0, 1.0, 5), nn.Linear(2, 2)
+
+    def end(y):
+        return pathline.solve(model, y, t, method="rk4").y1
+
+    others = [eval(f"lambda t, y: {k}.0 * y") for k in range(5)]
+    for field in (*others, model):
+        pathline.solve(field, torch.ones(2), t, method="rk4")
+    compiled = torch.compile(end, backend=BACKEND)
+    expected = compiled(torch.ones(2))
+    del others, field
+    gc.collect()
+    with torch.compiler.set_stance("fail_on_recompile"):
+        torch.testing.assert_close(compiled(torch.ones(2)), expected)
