@@ -235,7 +235,7 @@ def _check_kinds(save: Any, progress: Any, hooks: Any) -> None:
 
 def _all_events(events: Any, term: Term, times: Times, args: Any, solver: Solver) -> dict[Any, Event]:
     """Those that the field brings along, and those that were given."""
-    own = own_events(term, (times.host[0], times.host[-1]), args, getattr(term, "rate", None))
+    own = _named(own_events(term, (times.host[0], times.host[-1]), args, getattr(term, "rate", None)))
     named = _named(events)
     for name in own:
         if name in named:

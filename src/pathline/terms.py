@@ -13,7 +13,7 @@ import sys
 import types
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -167,6 +167,8 @@ def own_events(f: Any, ends: Any, args: Any, rate: Callable[..., Any] | None) ->
     found: dict[Any, Any] = {}
     for own in tellers:
         told = own(span, unwrapped(args, None), rate)
+        if not isinstance(told, Mapping):
+            raise TypeError(f"`own_events` of a field returns {{name: Event}}, but {type(told).__name__} came.")
         for name in found.keys() & told.keys():
             raise ValueError(f"Two parts of the field bring events of the name {name!r} along. Rename one of them.")
         found |= told

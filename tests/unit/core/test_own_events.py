@@ -65,3 +65,16 @@ def test_events_that_need_no_args_are_traced_too():
 def test_two_parts_that_tell_under_one_name_are_refused():
     with pytest.raises(ValueError, match="Two parts of the field bring events of the name 'kick'"):
         solve(Sum(Kicked(), Kicked()), torch.ones(2, 1), (0.0, 1.0), method="kencarp4")
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [(None, "returns {name: Event}, but NoneType came"), ({"k": 1}, "it holds 1. Pass pathline.Event")],
+)
+def test_what_is_told_are_events_by_name(told, message):
+    class Wrong(Kicked):
+        def own_events(self, span, args, rate):
+            return told
+
+    with pytest.raises(TypeError, match=message):
+        solve(Wrong(), torch.ones(2, 1), (0.0, 1.0))

@@ -285,6 +285,8 @@ def test_refusals():
         Pendulum(learn=["mass"])
     with pytest.raises(ValueError, match="`args` names 'lengths_'.* Did you mean \"length\""):
         Pendulum()(T0, torch.zeros(2), {"lengths_": 1.0})
+    with pytest.raises(ValueError, match="`name` names 'mass'; the quantities of Pendulum are"):
+        Pendulum().put("mass", 1.0)
     with pytest.raises(TypeError, match="mapping"):
         Pendulum()(T0, torch.zeros(2), torch.ones(1))
     with pytest.raises(ValueError, match="`low` is below"):

@@ -33,6 +33,7 @@ def growing(
         first: Share of the span that counts at step 0, above 0 and up to 1.
 
     Raises:
+        TypeError: ``batches`` is no function.
         ValueError: ``first`` is no such share, ``steps`` is negative, or ``end`` does not lie behind ``begin``.
 
     Example:
@@ -43,6 +44,10 @@ def growing(
         >>> [len(batch(step)[1].times) // 4 for step in (0, 50, 100)]
         [2, 6, 10]
     """
+    if not callable(batches):
+        raise TypeError(
+            f"`batches` is a function of the step, such as series.batches(32), but {type(batches).__name__} came."
+        )
     if not 0.0 < first <= 1.0:
         raise ValueError(f"`first` is a share above 0 and up to 1, but {first} came.")
     if not steps >= 0:

@@ -63,6 +63,7 @@ class Standardization:
             names: Of the columns.
 
         Raises:
+            TypeError: For something else than a tensor ``(n, D)``.
             ValueError: For a column without an entry.
 
         Example:
@@ -72,6 +73,9 @@ class Standardization:
             tensor([[-1.],
                     [ 1.]])
         """
+        if not isinstance(columns, Tensor) or columns.dim() != 2:
+            came = f"shape {tuple(columns.shape)}" if isinstance(columns, Tensor) else type(columns).__name__
+            raise TypeError(f"`columns` is a tensor (n, D), such as series.static, but {came} came.")
         made = fitted(columns, tuple(names or map(str, range(columns.shape[1]))))
         return cls(made.mean, made.std, None if names is None else tuple(names))
 

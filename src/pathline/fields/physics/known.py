@@ -173,6 +173,7 @@ class Known(nn.Module):
             name: Of the quantity.
             value: Within its bounds; no gradient goes back through it.
         """
+        self._check_names([name], "name")
         quantity, learned = self.quantities[name], name in self.learn
         old = self._parameters.get(f"free_{name}") if learned else self._buffers.get(f"fixed_{name}")
         new = (

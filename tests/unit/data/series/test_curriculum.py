@@ -44,3 +44,8 @@ def test_the_same_step_gives_the_same_pair():
 def test_what_makes_no_sense_is_refused(wrong, word):
     with pytest.raises(ValueError, match=word):
         growing(series().batches(3), **({"end": 10.0, "steps": 8} | wrong))
+
+
+def test_batches_are_a_function_of_the_step():
+    with pytest.raises(TypeError, match="`batches` is a function of the step, such as series.batches"):
+        growing(series(), end=10.0, steps=8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pathline.data import Series
+from pathline.data import Series, Standardization
 
 
 def test_the_scaling_stays_in_double_precision():
@@ -26,3 +26,10 @@ def test_values_of_another_number_of_channels_are_refused():
     with pytest.raises(ValueError, match="The scaling is of 2 channels"):
         series.unscale(torch.zeros(4, 1))
     assert series.select("b").unscale(torch.zeros(4, 1)).shape == (4, 1)
+
+
+def test_columns_are_a_rectangle():
+    series = Series.from_arrays(torch.arange(5.0), torch.randn(3, 5, 2))
+    for wrong in (series, torch.zeros(3)):
+        with pytest.raises(TypeError, match=r"`columns` is a tensor \(n, D\)"):
+            Standardization.of(wrong)
