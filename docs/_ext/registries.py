@@ -149,11 +149,11 @@ class Shares(SphinxDirective):
         self.env.note_dependency(str(path))
         summary = json.loads(path.read_text(encoding="utf-8"))
         seeds = ", ".join(map(str, summary["seeds"]))
-        made = (
-            f"Mean square errors, recorded on {summary['date']} by pathline reproduce irregular --preset table: mean "
-            f"and spread of the seeds {seeds}, torch {summary['versions'].get('torch', '')}."
-        )
-        found: list[nodes.Node] = [nodes.paragraph("", made)]
+        made = nodes.paragraph("", f"Mean square errors, recorded on {summary['date']} by ")
+        made += nodes.literal("", "pathline reproduce irregular --preset table")
+        versions = summary["versions"].get("torch", "")
+        made += nodes.Text(f": mean and spread of the seeds {seeds}, torch {versions}.")
+        found: list[nodes.Node] = [made]
         for task in ("interpolation", "extrapolation"):
             head, rows = shares_table(summary["metrics"], task)
             found.append(table(head, rows, numeric=range(1, len(head))))
